@@ -1,0 +1,1 @@
+"""The ready pipelines, one small file each."""

@@ -1,0 +1,323 @@
+"""The commands below `tidemill bench`: one stand, one or more measurements, table or JSON."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from schemas.errors import SetupError
+from streams.bench import gate, report
+from streams.bench.result import Result
+from streams.cli.console import console, print_error, print_json
+
+try:
+    import confluent_kafka  # noqa: F401
+except ImportError as missing:
+    raise SetupError(
+        "could not measure: confluent-kafka is not installed. Install the optional group: "
+        "pip install 'tidemill[bench]'."
+    ) from missing
+
+from streams.bench import first as first_
+from streams.bench import land as land_
+from streams.bench import latency as latency_
+from streams.bench import memory as memory_
+from streams.bench import path as path_
+from streams.bench import profile as profile_
+from streams.bench import score as score_
+from streams.bench import store as store_
+from streams.bench.consume import run as run_consume
+from streams.bench.stand import Stand, standing
+
+Measure = Callable[[Stand], Result]
+GATED = ("consume", "land", "score", "score-exactly-once", "path", "latency")
+"""The benchmarks that have ratios; the path late, when the broker is warm."""
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """What every benchmark takes."""
+    for option in (
+        click.option("--write", type=click.Path(path_type=Path), help="FILE.md; .json beside it."),
+        click.option(
+            "--set",
+            "settings",
+            default="",
+            metavar="A=1,land.B=2",
+            help="Settings of the workers; land.B is for that role alone.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="One JSON document."),
+    ):
+        command = option(command)
+    return command
+
+
+_rows = click.option(
+    "--rows", type=click.IntRange(20_000), default=300_000, show_default=True, help="Events."
+)
+_stock_rows = click.option(
+    "--stock-rows", type=click.IntRange(2_000), default=10_000, help="Events for stock Faust."
+)
+_seconds = click.option(
+    "--seconds", type=click.FloatRange(2.0), default=8.0, show_default=True, help="Of each rate."
+)
+
+
+@click.command("consume")
+@_options
+@click.option("--rows", type=click.IntRange(200_000), default=500_000, show_default=True)
+def consume(rows: int, **common: Any) -> None:
+    """Read the same records with our transport, confluent-kafka, aiokafka and stock Faust.
+
+    \b
+    Example:
+      tidemill bench consume --rows 500000
+    """  # noqa: D301
+    _one(lambda stand: run_consume(stand, rows=rows), **common)
+
+
+@click.command("score")
+@_options
+@_rows
+@_stock_rows
+def score(rows: int, stock_rows: int, **common: Any) -> None:
+    """Score at least once: ours, a hand-written confluent-kafka loop, stock Faust.
+
+    \b
+    Example:
+      tidemill bench score --json | jq .ratios
+    """  # noqa: D301
+    _one(_scoring("at-least-once", rows, stock_rows), **common)
+
+
+@click.command("score-exactly-once")
+@_options
+@_rows
+@_stock_rows
+def score_exactly_once(rows: int, stock_rows: int, **common: Any) -> None:
+    """Score in transactions: ours, a hand-written confluent-kafka loop, stock Faust (which cannot).
+
+    \b
+    Example:
+      tidemill bench score-exactly-once --rows 600000
+    """  # noqa: D301
+    _one(_scoring("exactly-once", rows, stock_rows), **common)
+
+
+def _scoring(delivery: str, rows: int, stock_rows: int) -> Measure:
+    return lambda stand: score_.run(stand, delivery=delivery, rows=rows, stock_rows=stock_rows)
+
+
+@click.command("land")
+@_options
+@_rows
+def land(rows: int, **common: Any) -> None:
+    """Land scored rows, and insert the same rows in a bare insert_arrow loop.
+
+    \b
+    Example:
+      tidemill bench land --set land.land_rows_min=60000
+    """  # noqa: D301
+    _one(lambda stand: land_.run(stand, rows=rows), **common)
+
+
+@click.command("path")
+@_options
+@click.option("--rounds", type=click.IntRange(1, 10), default=1, help="The last one is reported.")
+@click.option("--rows", type=click.IntRange(20_000), default=600_000, show_default=True)
+def path(rows: int, rounds: int, **common: Any) -> None:
+    """Run preloaded events through scorer, broker, lander and store; CPU of each per event.
+
+    \b
+    Example:
+      tidemill bench path --rows 1000000 --rounds 2
+    """  # noqa: D301
+    _one(*[lambda stand: path_.run(stand, rows=rows)] * rounds, **common)
+
+
+@click.command("latency")
+@_options
+@_seconds
+@click.option("--rate", "rates", type=click.IntRange(1, 100_000), multiple=True, help="Events/s.")
+@click.option("--delivery", "deliveries", type=click.Choice(score_.DELIVERIES), multiple=True)
+@click.option("--rivals/--no-rivals", default=True, show_default=True)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw FILE.svg.")
+def latency(
+    seconds: float,
+    rates: tuple[int, ...],
+    deliveries: tuple[str, ...],
+    rivals: bool,
+    plot: Path | None,
+    **common: Any,
+) -> None:
+    """Send at steady rates, open loop, and time each event to its prediction and to SQL.
+
+    \b
+    Example:
+      tidemill bench latency --rate 200 --rate 2000 --plot latency.svg
+    """  # noqa: D301
+    [result] = _one(
+        lambda stand: latency_.run(
+            stand,
+            seconds=seconds,
+            rates=rates or latency_.RATES,
+            deliveries=deliveries or score_.DELIVERIES,
+            rivals=rivals,
+        ),
+        **common,
+    )
+    if plot is not None:
+        from streams.bench.plot import draw
+
+        plot.write_text(draw(result), encoding="utf-8")
+
+
+@click.command("first")
+@_options
+def first(as_json: bool, write: Path | None, settings: str) -> None:
+    """Start the demo on an empty home and time its first prediction.
+
+    \b
+    Example:
+      tidemill bench first
+    """  # noqa: D301
+    if settings:
+        raise click.UsageError("first takes its settings from the environment, as the demo does.")
+    _show([first_.run()], as_json=as_json, write=write)
+
+
+@click.command("store")
+@_options
+@_seconds
+def store(seconds: float, as_json: bool, write: Path | None, settings: str) -> None:
+    """Time `select 1` beside two writers, inserts beside 12 endless queries, and gzip bombs.
+
+    \b
+    Example:
+      tidemill bench store --seconds 20
+    """  # noqa: D301
+    if settings:
+        raise click.UsageError("store has no workers.")
+    _show([store_.run(seconds=seconds)], as_json=as_json, write=write)
+
+
+@click.command("memory")
+@_options
+@click.option("--minutes", type=click.FloatRange(0.5), default=10.0, show_default=True)
+def memory(minutes: float, **common: Any) -> None:
+    """Replay at 4,000 events/s and watch the resident memory of every process.
+
+    \b
+    Example:
+      tidemill bench memory --minutes 3
+    """  # noqa: D301
+    _one(lambda stand: memory_.run(stand, minutes=minutes), **common)
+
+
+@click.command("profile")
+@_options
+@_rows
+def profile(rows: int, **common: Any) -> None:
+    """Run the path under py-spy: where the scorer's and the lander's time goes.
+
+    \b
+    Example:
+      tidemill bench profile --rows 1000000
+    """  # noqa: D301
+    _one(lambda stand: profile_.run(stand, rows=rows), **common)
+
+
+@click.command("stages")
+@_options
+def stages(as_json: bool, write: Path | None, settings: str) -> None:
+    """Time each stage of the scorer alone, by the CPU clock of one thread; no servers.
+
+    \b
+    Example:
+      tidemill bench stages
+    """  # noqa: D301
+    if settings:
+        raise click.UsageError("stages has no workers whose settings could be set.")
+    from streams.bench import stages as stages_
+
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        _show([stages_.run(Path(folder))], as_json=as_json, write=write)
+
+
+@click.command("all")
+@_options
+@_rows
+@_stock_rows
+@_seconds
+@click.option("--only", type=click.Choice(GATED), multiple=True, help="Some of them.")
+@click.option("--keep", is_flag=True, help="Commit these ratios instead of comparing with them.")
+def all_(
+    rows: int, stock_rows: int, seconds: float, only: tuple[str, ...], keep: bool, **common: Any
+) -> None:
+    """Run every benchmark that has ratios; exit code 1 when one fell by more than a fifth.
+
+    \b
+    Example:
+      tidemill bench all --write docs/benchmarks/today.md
+    """  # noqa: D301
+    measures: dict[str, Measure] = {
+        "consume": lambda stand: run_consume(stand, rows=max(rows, 200_000)),
+        "land": lambda stand: land_.run(stand, rows=rows),
+        "score": _scoring("at-least-once", rows, stock_rows),
+        "score-exactly-once": _scoring("exactly-once", rows, stock_rows),
+        "path": lambda stand: path_.run(stand, rows=2 * rows),
+        "latency": lambda stand: latency_.run(stand, seconds=seconds),
+    }
+    results = _one(*(measures[name] for name in only or GATED), **common)
+    if keep:
+        gate.keep(results)
+        return
+    fallen = gate.fallen(results, gate.committed())
+    for line in fallen:
+        print_error(line)
+    if fallen:
+        sys.exit(1)
+
+
+def _one(*measures: Measure, as_json: bool, write: Path | None, settings: str) -> list[Result]:
+    """Run measurements on one stand; what it says on the way goes to standard error."""
+    started = time.monotonic()
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as home, standing(Path(home), say=say) as s:
+        s.env = _environment(settings)
+        for measure in measures:
+            results.append(measure(s))
+            say(f"{results[-1].name} done after {time.monotonic() - started:.0f} s")
+    _show(results, as_json=as_json, write=write)
+    return results
+
+
+def _show(results: Sequence[Result], *, as_json: bool, write: Path | None) -> None:
+    found = report.document(results)
+    if as_json:
+        single = {**found["results"][0], "machine": found["machine"]}
+        print_json(single if len(results) == 1 else found)
+    else:
+        for result in results:
+            for table in report.tables(result):
+                console().print(table)
+        console().print(report.goals(results))
+    if write is not None:
+        report.write(found, results, write)
+
+
+def _environment(text: str) -> dict[str, str]:
+    """``land.x=1,y=2`` as variables; ``land.TIDEMILL_X`` is for that worker alone."""
+    found = {}
+    for item in filter(None, text.split(",")):
+        name, _, value = item.partition("=")
+        role, dot, setting = name.rpartition(".")
+        found[f"{role}{dot}TIDEMILL_{setting.upper()}"] = value
+    return found

@@ -1,0 +1,170 @@
+"""What `up` and `demo` start: servers, topics, tables, workers and, if need be, a first model."""
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from schemas.errors import KafkaUnavailable, SetupError
+from schemas.settings import Settings
+from streams.cli.console import console, step
+from streams.cli.named import Named
+from streams.cli.training import early_trainings, first_model
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict
+
+    from streams.local.tree import Child, LocalStack
+
+POLL_S = 0.1
+READY_S_MAX = 180.0
+"""How long workers may take to say `running` on a saturated machine; 4 s on a quiet one."""
+
+
+@contextmanager
+def assembled(
+    settings: Settings, named: Sequence[Named], *, workers: int
+) -> "Iterator[LocalStack]":
+    """Everything that `named` need, running; stopped in order when left.
+
+    Raises:
+        SetupError, TransientError: something could not be started; nothing is left running.
+        ModelError: there is no first model.
+    """
+    from models.online import check_learner
+    from streams.local.ports import free_port
+    from streams.local.tree import LocalStack
+    from streams.telemetry import configure_logging
+
+    configure_logging(settings.log_format, level=logging.WARNING)
+    if settings.log_format == "human":
+        structlog.configure(processors=[_one_line, *structlog.get_config()["processors"]])
+    for item in named:
+        check_learner(item.pipeline)
+    names = [item.pipeline.name for item in named]
+    if len(set(names)) != len(names):
+        raise SetupError(f"could not start {', '.join(names)}: two have the same name")
+    settings = replace(settings, home=settings.home.absolute())
+    if not settings.kafka:
+        settings = replace(settings, kafka_port=free_port(settings.kafka_port))
+    stack = LocalStack(settings, pipelines=[item.reference for item in named])
+    own = [
+        name
+        for name, address in (("Kafka", settings.kafka), ("ClickHouse", settings.clickhouse))
+        if not address
+    ]
+    with (
+        early_trainings(settings, named) as early,
+        _entered(stack, " and ".join(own) or "nothing to start: both are elsewhere"),
+    ):
+        with step("topics and tables"):
+            prepare(stack.settings, named)
+        for item in named:
+            for child in _children(item, workers):
+                stack.add(child)
+        for item in named:
+            first_model(stack.settings, item, early.get(item.reference))
+        with step("workers"):
+            _wait_for_workers(stack, named)
+        yield stack
+
+
+def _one_line(_logger: Any, _method: str, event: "EventDict") -> "EventDict":
+    """A person gets one line per event: what a dead process logged is in its file."""
+    if event.pop("log", ""):
+        name = event.get("worker") or event.get("server")
+        event["see"] = f"logs/{name}.log"
+    return event
+
+
+@contextmanager
+def _entered(stack: "LocalStack", what: str) -> "Iterator[LocalStack]":
+    with step(what):
+        stack.__enter__()
+    try:
+        yield stack
+    finally:
+        with console().status("stopping"), _uninterrupted():
+            stack.__exit__(None, None, None)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A second Ctrl-C must not stop the stopping; it takes seconds and has deadlines of its own."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def prepare(settings: Settings, named: Sequence[Named]) -> None:
+    """Create what does not exist yet: topics, tables and views.
+
+    Raises:
+        SetupError, TransientError: it could not be created.
+    """
+    from schemas.topics import models_topic
+    from streams.store.client import connect
+    from streams.store.migrations import migrate
+    from streams.store.views import create_views
+    from streams.transport.administration import create_topics
+
+    topics = [topic for item in named for topic in item.pipeline.topics.all()]
+    create_topics(settings, [*topics, models_topic()])
+    migrate(settings)
+    client = connect(settings)
+    try:
+        for item in named:
+            create_views(client, item.pipeline)
+    finally:
+        client.close()
+
+
+def _children(item: Named, workers: int) -> "list[Child]":
+    from streams.local.tree import Child
+
+    def child(role: str, index: int) -> Child:
+        name = f"{item.pipeline.name}-{role}-{index}"
+        program = [sys.executable, "-P", "-m", "streams.cli.main", "worker", role]
+        return Child(
+            name=name,
+            argv=[*program, "--pipeline", item.reference, "--name", name],
+            role=role,
+            pipeline=item.pipeline.name,
+        )
+
+    others = [child(role, 0) for role in ("join", "learn", "land")]
+    return [*(child("score", index) for index in range(workers)), *others]
+
+
+def _wait_for_workers(stack: "LocalStack", named: Sequence[Named]) -> None:
+    """Return when every pipeline has one running worker of each role."""
+    from streams.telemetry import read_reports
+
+    roles = ("score", "join", "learn", "land")
+    wanted = {(item.pipeline.name, role) for item in named for role in roles}
+    deadline = time.monotonic() + READY_S_MAX
+    while time.monotonic() < deadline:
+        reports = read_reports(stack.settings.run_folder)
+        if wanted <= {(r.pipeline, r.role) for r in reports if r.state == "running"}:
+            return
+        time.sleep(POLL_S)
+    slow = [
+        f"{r.name} {r.state}: {r.detail}"
+        for r in read_reports(stack.settings.run_folder)
+        if r.state != "running"
+    ]
+    raise KafkaUnavailable(
+        f"could not get all workers running within {READY_S_MAX:.0f} s.\n"
+        + "\n".join(slow)
+        + f"\nTheir logs are in {stack.log_file('x').parent}."
+    )

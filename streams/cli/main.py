@@ -1,0 +1,83 @@
+"""`tidemill`: finds the command, and turns what goes wrong on purpose into one clear line."""
+
+import importlib
+import os
+import signal
+import sys
+
+import click
+
+from schemas.errors import TidemillError
+from streams.cli.console import print_error
+
+COMMANDS = {
+    "up": "Start everything for one or more pipelines and stay.",
+    "demo": "Run real flights through everything and check the books.",
+    "train": "Train a new version and judge it against the one that serves.",
+    "models": "List versions, show one, make one serve, remove what nobody needs.",
+    "replay": "Send a pipeline's history again, events and labels.",
+    "status": "Show what runs, how far it is and what it waits for.",
+    "tail": "Print the newest records of a topic.",
+    "sql": "Ask the store.",
+    "reconcile": "Count what went in and what came out, record by record.",
+    "doctor": "Check this machine and the set-up, with remedies.",
+    "kafka": "Run one of Kafka's own console tools on the running broker.",
+    "worker": "Run one worker in the foreground.",
+    "bench": "Measure this machine, paired with what people would use instead.",
+}
+"""Kept here and not in the modules, so that `tidemill --help` imports none of them."""
+
+
+class _Commands(click.Group):
+    """Imports ``streams.cli.NAME`` when command NAME is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"streams.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tidemill", prog_name="tidemill")
+def tidemill() -> None:
+    """Score live events with a model and land them in SQL, exactly once.
+
+    Try `tidemill demo`, then `tidemill status` in another terminal. Settings are environment
+    variables, TIDEMILL_*; `tidemill doctor` checks them.
+    """
+
+
+def main() -> None:
+    """Run the command line. Exit code 0 only if what the command says was done.
+
+    1: it was not, such as books that do not balance; 2: a person must change something, the message
+    says what; 130: stopped by Ctrl-C before it was done.
+    """
+    try:
+        tidemill.main(prog_name="tidemill", standalone_mode=False)
+    except TidemillError as error:
+        print_error(str(error))
+        sys.exit(2)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""`tidemill worker`: one worker in the foreground, as `up` starts it and as a cluster would."""
+
+import sys
+
+import click
+
+from streams.cli.console import running
+
+
+@click.command("worker")
+@click.argument("role", type=click.Choice(["score", "join", "learn", "land"]))
+@click.option("--pipeline", "-p", default="flights", show_default=True, help="Name or .py file.")
+@click.option("--name", default="", help="Unique among the workers of one home; made up if absent.")
+def command(role: str, pipeline: str, name: str) -> None:
+    """Run one worker until Ctrl-C or SIGTERM.
+
+    Several of the same role share the partitions of their pipeline.
+
+    \b
+    Example:
+      TIDEMILL_KAFKA=k1:9092,k2:9092 TIDEMILL_CLICKHOUSE=http://user:password@ch:8123 \\
+        tidemill worker score --pipeline flights
+    """  # noqa: D301
+    settings = running()
+    from schemas.arrow import spare_pandas
+
+    spare_pandas()
+    from streams.worker import run_worker
+
+    sys.exit(run_worker(role, pipeline, settings, name=name))  # type: ignore[arg-type]  # a Choice

@@ -1,0 +1,378 @@
+"""Events in, predictions out. Read this file first: the rest of `streams` serves it or follows it.
+
+One micro-batch is everything that one fetch turn yields over the worker's partitions. Its
+predictions, its scored rows, its dead letters and its source offsets commit in one Kafka
+transaction, so a reader with ``read_committed`` sees all of them once or none of them, however
+often the worker dies. With ``delivery="at-least-once"`` predictions leave at once, before that
+transaction and outside of it; everything else stays as it is. Order holds within a partition.
+Nothing here retries: a failed transaction ends the process.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import faust
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import structlog
+
+from models.champion import Champion
+from models.engine import Engine, Loaded
+from models.features import ColumnReader, list_columns
+from models.protocol import FeatureColumns
+from schemas.arrow import write_batches
+from schemas.dead_letters import DeadLetter, Reason
+from schemas.errors import FeatureError, ModelError
+from schemas.events import Decoded, Event, EventDecoder, Source
+from schemas.labels import decode_labels
+from schemas.pipeline import Pipeline
+from schemas.predictions import encode_predictions
+from schemas.scored import SCORED
+from schemas.settings import Settings
+from streams.telemetry import Reporter
+from streams.transport.commit import Outgoing
+from streams.transport.driver import batch_topic
+from streams.transport.records import Run
+from streams.transport.stage import TransactionalStage
+
+log = structlog.get_logger()
+
+SCORED_BYTES_MAX = 4 << 20
+"""Bytes of one Arrow message, half of what the topic allows."""
+STAMP = pa.timestamp("ms", tz="UTC")
+POISON_ROWS_MAX = 16
+"""Rows in a row on which the model alone may fail. More is a broken model, not broken rows: then
+the worker stops, and the events wait in Kafka instead of all becoming dead letters."""
+
+
+def attach(app: faust.App, pipeline: Pipeline, stage: TransactionalStage) -> None:
+    """Make ``app`` score every event of ``pipeline`` exactly once, and check every label.
+
+    Labels are read here only to reject the broken ones; the lander takes the good ones.
+    """
+    topics = pipeline.topics
+    source = batch_topic(app, topics.events.name, topics.labels.name)
+
+    @app.agent(source, name=f"{pipeline.name}-score")
+    async def score(drains: Any) -> None:
+        async for drain in drains.noack():
+            await stage.take(drain, app.consumer)
+
+    @app.task  # type: ignore[untyped-decorator]  # Faust's
+    async def commit() -> None:
+        await stage.commit_forever()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRows:
+    """Scored rows of one partition that are not a message yet: those of several drains in one
+    transaction become one.
+    """
+
+    partition: int
+    batch: pa.RecordBatch
+
+
+Part = tuple[Run, Decoded]
+"""A run and what became of its records."""
+
+
+class Scorer:
+    """Turns runs of events into what is sent for them. Knows Kafka only as bytes and offsets."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        engine: Engine,
+        settings: Settings,
+        reporter: Reporter,
+        *,
+        champion: Champion | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._champion = champion
+        self._topics = pipeline.topics
+        self._key = pipeline.key
+        self._target_kind = pipeline.target.kind
+        self._engine = engine
+        self._clock = clock
+        self._counters = reporter.counters
+        self._columns = ColumnReader(pipeline.features)
+        self._decoder = EventDecoder(
+            pipeline,
+            bytes_max=settings.event_bytes_max,
+            time_ahead_ms_max=settings.event_time_ahead_ms_max,
+        )
+        self._bytes_max = settings.event_bytes_max
+        self._poison_rows = 0
+
+    def __call__(self, run: Run) -> list[Outgoing]:
+        """Messages for one run of events or labels: `compute` and `finish` in one.
+
+        Raises:
+            ModelError: the model fails on everything; the caller must stop.
+        """
+        return self.finish(self.compute([run]))
+
+    def compute(self, runs: Sequence[Run]) -> list[Outgoing | ScoredRows]:
+        """Everything that is sent for the runs of one drain.
+
+        All of them are scored in one call of the model: with few events the fixed costs of a call,
+        and not the rows, are what a drain costs.
+
+        Raises:
+            ModelError: the model fails on everything; the caller must stop.
+        """
+        now_ms = int(self._clock() * 1000)
+        done: list[Outgoing | ScoredRows] = []
+        parts: list[Part] = []
+        for run in runs:
+            if run.tp.topic == self._topics.labels.name:
+                done += self._check_labels(run)
+            else:
+                parts.append((run, self._decode(run, now_ms=now_ms)))
+        if any(decoded.events for _, decoded in parts):
+            loaded = self._engine.serving
+            parts, columns = self._features(parts, now_ms=now_ms)
+            scores = self._score(loaded, columns)
+            if scores is None:
+                for place, (run, decoded) in enumerate(parts):
+                    kept, kept_columns, kept_scores = self._bisect(loaded, run, decoded)
+                    parts[place] = (run, kept)
+                    done += self._answers(
+                        [parts[place]], kept_columns, kept_scores, loaded, now_ms=now_ms
+                    )
+            else:
+                self._poison_rows = 0
+                done += self._answers(parts, columns, scores, loaded, now_ms=now_ms)
+        for run, decoded in parts:
+            self._counters["predictions"] += len(decoded.events)
+            done += self._dead_letters(run, decoded.rejects)
+        return done
+
+    def finish(self, items: Iterable[Outgoing | ScoredRows]) -> list[Outgoing]:
+        """Make messages of what `compute` left as rows: one per partition, however many drains."""
+        rows: dict[int, list[pa.RecordBatch]] = {}
+        done: list[Outgoing] = []
+        for item in items:
+            if isinstance(item, ScoredRows):
+                rows.setdefault(item.partition, []).append(item.batch)
+            else:
+                done.append(item)
+        for partition, batches in rows.items():
+            batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+            messages = write_batches(batch, bytes_max=SCORED_BYTES_MAX)
+            done.append(Outgoing(self._topics.scored.name, partition, messages))
+        return done
+
+    def _decode(self, run: Run, *, now_ms: int, one_by_one: bool = False) -> Decoded:
+        arguments = (Source(run.tp.topic, run.tp.partition), run.offsets, run.keys, run.values)
+        if one_by_one:
+            return self._decoder.decode_one_by_one(*arguments, now_ms=now_ms)
+        return self._decoder.decode(*arguments, now_ms=now_ms)
+
+    def _features(self, parts: list[Part], *, now_ms: int) -> tuple[list[Part], FeatureColumns]:
+        try:
+            return parts, self._columns(_events(parts))
+        except FeatureError:  # a number that no float32 holds: find whose it is
+            parts = [(run, self._decode(run, now_ms=now_ms, one_by_one=True)) for run, _ in parts]
+            return parts, self._columns(_events(parts))
+
+    def _score(self, loaded: Loaded, columns: FeatureColumns) -> npt.NDArray[np.float32] | None:
+        """Scores, or None when the model raised an error on this batch."""
+        try:
+            return loaded.score(columns)
+        except Exception as error:  # a module is other people's code
+            log.warning("model failed on a batch", rows=columns.num_rows, error=repr(error))
+            return None
+
+    def _bisect(
+        self, loaded: Loaded, run: Run, decoded: Decoded
+    ) -> tuple[Decoded, FeatureColumns, npt.NDArray[np.float32]]:
+        """Split until each record on which the model fails stands alone, and reject those."""
+        good: list[int] = []
+        scores: list[npt.NDArray[np.float32]] = []
+        bad: list[int] = []
+
+        def split(first: int, last: int) -> None:
+            answer = self._score(loaded, self._columns(decoded.events[first:last]))
+            if answer is not None:
+                self._poison_rows = 0
+                good.extend(range(first, last))
+                scores.append(answer)
+            elif last - first == 1:
+                self._poison_rows += 1
+                if self._poison_rows > POISON_ROWS_MAX:
+                    raise ModelError(
+                        f"could not score: version={loaded.version} failed on "
+                        f"{self._poison_rows} records in a row. Announce another version."
+                    )
+                bad.append(first)
+            else:
+                middle = (first + last) // 2
+                split(first, middle)
+                split(middle, last)
+
+        split(0, len(decoded.events))
+        positions = decoded.pick(range(len(run)))
+        rejects = [
+            DeadLetter(
+                reason=Reason.MODEL,
+                detail=f"model {loaded.version} failed on this record alone",
+                topic=run.tp.topic,
+                partition=run.tp.partition,
+                offset=run.offsets[positions[i]],
+                key=run.keys[positions[i]],
+                value=run.values[positions[i]],
+            )
+            for i in bad
+        ]
+        kept = Decoded(
+            [decoded.events[i] for i in good],
+            [positions[i] for i in good],
+            decoded.rejects + rejects,
+        )
+        joined = np.concatenate(scores) if scores else np.empty(0, np.float32)
+        return kept, self._columns(kept.events), joined
+
+    def _answers(
+        self,
+        parts: Sequence[Part],
+        columns: FeatureColumns,
+        scores: npt.NDArray[np.float32],
+        loaded: Loaded,
+        *,
+        now_ms: int,
+    ) -> Iterator[Outgoing | ScoredRows]:
+        """Predictions for consumers, and the same with features for the stages that follow."""
+        age_ms = max(0, now_ms - loaded.trained_at_ms)
+        served, positions = scores, [-1] * len(parts)
+        if self._champion is not None:
+            counts = [(run.tp.partition, len(decoded.events)) for run, decoded in parts]
+            served, positions = self._champion.answer(counts, columns, scores, loaded.version)
+        rounded = np.round(served.astype(np.float64), 6).tolist()
+        everything = _events(parts)
+        ids = [event.event_id for event in everything]
+        subjects = [getattr(event, self._key) for event in everything]
+        times = [event.event_time_ms for event in everything]
+        batch = _batch(
+            parts,
+            columns,
+            {
+                "event_id": pa.array(ids, pa.utf8()),
+                "key": pa.array(subjects, pa.utf8()),
+                "event_time": _integers(times, len(ids)).view(STAMP),
+                "predicted_at": _constant(now_ms, len(ids)).view(STAMP),
+                "score": pa.array(served),
+                "model_score": pa.array(scores),
+                "model_version": pa.repeat(loaded.version, len(ids)),
+                "model_age_ms": _constant(age_ms, len(ids)),
+                "learner_position": pa.array(
+                    np.repeat(
+                        np.array(positions, np.int64), [len(decoded.events) for _, decoded in parts]
+                    )
+                ),
+            },
+        )
+        start = 0
+        for (run, decoded), position in zip(parts, positions, strict=True):
+            events, partition = decoded.events, run.tp.partition
+            stop = start + len(events)
+            if not events:
+                continue
+            predictions = encode_predictions(
+                zip(
+                    ids[start:stop],
+                    subjects[start:stop],
+                    rounded[start:stop],
+                    times[start:stop],
+                    decoded.pick(run.offsets),
+                    strict=True,
+                ),
+                source_partition=partition,
+                model_version=loaded.version,
+                model_age_ms=age_ms,
+                predicted_at_ms=now_ms,
+                learner_position=position,
+            )
+            keys = _keys(decoded.pick(run.keys), events, self._key)
+            yield Outgoing(self._topics.predictions.name, partition, predictions, keys)
+            yield ScoredRows(partition, batch.slice(start, len(events)))
+            start = stop
+
+    def _check_labels(self, run: Run) -> list[Outgoing]:
+        source = Source(run.tp.topic, run.tp.partition)
+        labels, _positions, rejects = decode_labels(
+            source,
+            run.offsets,
+            run.keys,
+            run.values,
+            now_ms=run.timestamps_ms,
+            bytes_max=self._bytes_max,
+            kind=self._target_kind,
+        )
+        self._counters["labels"] += len(labels)
+        return self._dead_letters(run, rejects)
+
+    def _dead_letters(self, run: Run, rejects: Sequence[DeadLetter]) -> list[Outgoing]:
+        if not rejects:
+            return []
+        self._counters["dead_letters"] += len(rejects)
+        return [
+            Outgoing(
+                self._topics.dead_letters.name,
+                run.tp.partition,
+                [reject.value for reject in rejects],
+                [reject.key for reject in rejects],
+                [reject.headers() for reject in rejects],
+            )
+        ]
+
+
+def _events(parts: Sequence[Part]) -> list[Event]:
+    """The events of all parts, one after the other."""
+    if len(parts) == 1:
+        return parts[0][1].events
+    return [event for _, decoded in parts for event in decoded.events]
+
+
+def _batch(parts: Sequence[Part], columns: FeatureColumns, more: dict[str, Any]) -> pa.RecordBatch:
+    """The scored rows of all parts, one after the other: places, features and ``more``."""
+    counts = [len(decoded.events) for _, decoded in parts]
+    rows = sum(counts)
+    produced = chain.from_iterable(d.pick(run.timestamps_ms) for run, d in parts)
+    offsets = chain.from_iterable(d.pick(run.offsets) for run, d in parts)
+    partitions = np.repeat(np.array([r.tp.partition for r, _ in parts], np.int32), counts)
+    numeric, category = list_columns(columns)
+    found = {
+        "produced_at": _integers(produced, rows).view(STAMP),
+        "source_partition": pa.array(partitions),
+        "source_offset": _integers(offsets, rows),
+        "numeric": numeric,
+        "category": category,
+    } | more
+    return pa.RecordBatch.from_arrays([found[name] for name in SCORED.names], schema=SCORED)
+
+
+def _constant(value: int, rows: int) -> pa.Array:
+    return pa.repeat(pa.scalar(value, pa.int64()), rows)
+
+
+def _integers(values: Iterable[int], rows: int) -> pa.Array:
+    return pa.array(np.fromiter(values, np.int64, rows))
+
+
+def _keys(
+    keys: Sequence[bytes | None], events: Sequence[Event], field: str
+) -> Sequence[bytes | None]:
+    """The Kafka keys of the events; one without a key gets that of its key field."""
+    if None not in keys:
+        return keys
+    return [
+        getattr(event, field).encode() if key is None else key
+        for key, event in zip(keys, events, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""ClickHouse: the client every worker uses, the tables, and the embedded server (`gateway`)."""

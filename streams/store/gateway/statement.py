@@ -1,0 +1,173 @@
+"""What a request asks for, found without reading its data as text.
+
+The engine's own parser decides what a statement does (`Engine.classify`, `Engine.canonical`).
+Here is only what must be known before: where the SQL of an ``INSERT ... FORMAT x <data>`` ends, and
+which format a ``SELECT`` asks for. Binary data behind the format word is never looked at.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from streams.store.gateway.errors import SYNTAX_ERROR, refusal
+
+SQL_BYTES_MAX = 256 << 10
+"""Longest SQL of an insert without its rows, and longest query that is searched for its format: the
+engine's own ``max_query_size``."""
+
+_TOKEN = re.compile(
+    rb"""
+      (?P<space> \s+ | --[^\n]* | \#[!\ ][^\n]* | /\*.*?\*/ )
+    | (?P<text> '(?:[^'\\]|\\.|'')*' | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ )
+    | (?P<quoted> "(?:[^"\\]|\\.|"")*" | `(?:[^`\\]|\\.|``)*` )
+    | (?P<word> [A-Za-z_]\w* )
+    | (?P<other> [0-9][0-9A-Za-z_.]* | . )
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+
+
+_TAIL_FORMAT = re.compile(rb"\bFORMAT\s+(\w+)\s*;?\s*\Z", re.IGNORECASE)
+_BEFORE_DATA = re.compile(rb"[ \t\r]*;?[ \t\r]*\n?")
+
+
+class Token(NamedTuple):
+    """A piece of SQL; ``kind`` is ``word`` (then ``text`` is in lower case), ``quoted`` (a name in
+    quotes), ``text`` (a literal) or ``other`` (one sign, or a number).
+    """
+
+    kind: str
+    text: bytes
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """An ``INSERT`` whose rows follow as data.
+
+    Attributes:
+        head: The SQL up to, and without, ``FORMAT x``.
+        format: The name of the format.
+        data: The rows that came with the SQL; more may follow in the body.
+        has_settings: Whether ``head`` already has a SETTINGS clause.
+    """
+
+    head: str
+    format: str
+    data: memoryview
+    has_settings: bool
+
+    @property
+    def sql(self) -> str:
+        """The whole statement without its rows, as the engine's parser can judge it."""
+        return f"{self.head} FORMAT {self.format}"
+
+    def head_with(self, settings: dict[str, str]) -> str:
+        """``head`` with more settings for this one statement."""
+        if not settings:
+            return self.head
+        clause = ", ".join(f"{name} = {quote(value)}" for name, value in settings.items())
+        return f"{self.head}{', ' if self.has_settings else ' SETTINGS '}{clause}"
+
+
+def tokens(sql: bytes | memoryview) -> Iterator[Token]:
+    """The tokens of ``sql`` without comments and white space, lazily."""
+    for match in _TOKEN.finditer(sql):
+        kind = match.lastgroup or "other"
+        if match.group("space") is not None:
+            continue
+        if match.group("text") is not None:
+            kind = "text"
+        text = bytes(match.group())
+        yield Token(kind, text.lower() if kind == "word" else text, match.start(), match.end())
+
+
+def split_insert(request: bytes | memoryview) -> Insert | None:
+    """The parts of ``INSERT ... FORMAT x <data>``; None for every other statement.
+
+    Reads no further than the word behind ``FORMAT``. As in ClickHouse the data begins behind the
+    blanks, one semicolon and one line end that may follow the format's name.
+
+    Raises:
+        EngineError: the SQL before the data is not UTF-8 or longer than ``SQL_BYTES_MAX``.
+    """
+    found = tokens(request)
+    first = next(found, None)
+    if first is None or first.text != b"insert" or first.kind != "word":
+        return None
+    depth, before, has_settings = 0, b"", False
+    for token in found:
+        if token.end > SQL_BYTES_MAX:
+            raise refusal(SYNTAX_ERROR, f"The SQL is longer than {SQL_BYTES_MAX} bytes.")
+        if token.kind == "other":
+            depth += (token.text == b"(") - (token.text == b")")
+        elif token.kind == "word" and depth == 0 and before not in {b"into", b"table", b"."}:
+            if token.text in {b"select", b"with", b"values", b"watch", b"from"}:
+                return None
+            has_settings = has_settings or token.text == b"settings"
+            if token.text == b"format":
+                name = next(found, None)
+                if name is None or name.kind != "word" or name.text == b"values":
+                    return None
+                return Insert(
+                    head=decode_sql(request[: token.start]).strip(),
+                    format=bytes(request[name.start : name.end]).decode(),
+                    data=memoryview(request)[_data_start(request, name.end) :],
+                    has_settings=has_settings,
+                )
+        before = token.text
+    return None
+
+
+def _data_start(request: bytes | memoryview, position: int) -> int:
+    match = _BEFORE_DATA.match(request, position)
+    return position if match is None else match.end()
+
+
+def decode_sql(sql: bytes | memoryview) -> str:
+    """``sql`` as text.
+
+    Raises:
+        EngineError: it is not UTF-8.
+    """
+    try:
+        return bytes(sql).decode()
+    except UnicodeDecodeError as cause:
+        raise refusal(SYNTAX_ERROR, f"The SQL is not valid UTF-8: {cause.reason}.") from cause
+
+
+def output_format(sql: bytes) -> str | None:
+    """The format that a query's ``FORMAT x`` clause asks for; a guess beyond ``SQL_BYTES_MAX``."""
+    if b"format" not in sql.lower():
+        return None
+    if len(sql) > SQL_BYTES_MAX:
+        tail = _TAIL_FORMAT.search(sql, len(sql) - 200)
+        return None if tail is None else tail.group(1).decode()
+    depth, found, armed = 0, None, False
+    for token in tokens(sql):
+        if token.kind == "other":
+            depth += (token.text == b"(") - (token.text == b")")
+            armed = False
+        elif armed and token.kind == "word":
+            found, armed = sql[token.start : token.end].decode(), False
+        else:
+            armed = token.kind == "word" and token.text == b"format" and depth == 0
+    return found
+
+
+def first_word(sql: bytes) -> bytes:
+    """The statement's first word in lower case; ``(`` for a query in parentheses."""
+    token = next(tokens(sql), None)
+    return b"" if token is None else token.text
+
+
+def quote(value: str) -> str:
+    """``value`` as an SQL string."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def quote_name(name: str) -> str:
+    """``name`` as an SQL identifier."""
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"

@@ -1,0 +1,189 @@
+"""What a running process says about itself: log lines for people, a small JSON file for `status`.
+
+A file and not a topic, because the moment a person asks is often the moment Kafka is down.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import structlog
+
+State = Literal["starting", "waiting", "running", "stopping", "failed"]
+REPORT_AGE_S_MAX = 10.0
+"""A report older than this is stale: its process hangs or is gone."""
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """One process, as `tidemill status` shows it.
+
+    Attributes:
+        name: Unique among the processes of one home, such as ``flights-score-0``.
+        role: ``score``, ``land``, ``kafka``, ``store`` ...
+        pipeline: The pipeline it works for; empty for the others.
+        pid: Its process id.
+        state: What it is doing.
+        detail: Why, in words: what a waiting process waits for.
+        since_ms: Since when it has been in this state.
+        updated_at_ms: When this report was written.
+        counters: Totals since the process started, units in the names.
+    """
+
+    name: str
+    role: str
+    pipeline: str
+    pid: int
+    state: State
+    detail: str
+    since_ms: int
+    updated_at_ms: int
+    counters: dict[str, float]
+
+
+@dataclass(slots=True)
+class Reporter:
+    """Writes one `Report`; `write` is called once a second and at each change of state."""
+
+    folder: Path
+    name: str
+    role: str
+    pipeline: str = ""
+    clock: Callable[[], float] = time.time
+    state: State = "starting"
+    detail: str = ""
+    since_ms: int = 0
+    counters: "defaultdict[str, float]" = None  # type: ignore[assignment]  # set in __post_init__
+    pid: int = field(default_factory=os.getpid)
+
+    def __post_init__(self) -> None:
+        """Start with nothing counted."""
+        self.counters = defaultdict(float)
+        self.since_ms = int(self.clock() * 1000)
+
+    @property
+    def path(self) -> Path:
+        """Where the report lies."""
+        return self.folder / f"{self.name}.worker.json"
+
+    def remove(self) -> None:
+        """Take the report back: its process has ended as it should."""
+        self.path.unlink(missing_ok=True)
+
+    def change(self, state: State, detail: str = "") -> None:
+        """Enter ``state``; logged once per transition, written at once."""
+        if (state, detail) != (self.state, self.detail):
+            if state != self.state:
+                self.since_ms = int(self.clock() * 1000)
+            self.state, self.detail = state, detail
+            structlog.get_logger().info("state changed", worker=self.name, state=state, why=detail)
+        self.write()
+
+    def write(self) -> None:
+        """Replace the report on disk; a full disk is no reason to stop working."""
+        report = Report(
+            name=self.name,
+            role=self.role,
+            pipeline=self.pipeline,
+            pid=self.pid,
+            state=self.state,
+            detail=self.detail,
+            since_ms=self.since_ms,
+            updated_at_ms=int(self.clock() * 1000),
+            counters=dict(self.counters),
+        )
+        path = self.path
+        draft = path.with_suffix(".draft")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            draft.write_bytes(msgspec.json.encode(report))
+            draft.replace(path)
+        except OSError as cause:
+            structlog.get_logger().warning("report not written", path=str(path), cause=str(cause))
+
+
+def read_reports(folder: Path) -> list[Report]:
+    """The reports of all processes of one home, by name; unreadable ones are skipped."""
+    reports = []
+    for path in sorted(folder.glob("*.worker.json")):
+        try:
+            reports.append(msgspec.json.decode(path.read_bytes(), type=Report))
+        except (OSError, msgspec.MsgspecError):
+            continue
+    return reports
+
+
+class _RateLimit(logging.Filter):
+    """Lets one line per logger and template through each ``interval_s``.
+
+    While a broker is down aiokafka logs 90 lines a second; they all say the same.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        super().__init__()
+        self._interval_s = interval_s
+        self._last: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether ``record`` is due."""
+        key = (record.name, str(record.msg)[:60])
+        now = time.monotonic()
+        if now - self._last.get(key, -self._interval_s) < self._interval_s:
+            return False
+        if len(self._last) > 1000:
+            self._last.clear()
+        self._last[key] = now
+        return True
+
+
+def configure_logging(log_format: str, *, level: int = logging.INFO) -> None:
+    """Send structlog and the standard library's loggers to stderr, one line per event.
+
+    ``log_format`` is ``human`` or ``json``. The loggers of Kafka clients are limited to one line
+    per template and five seconds.
+    """
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any = (
+        structlog.processors.JSONRenderer(serializer=json.dumps)
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # The pretty one prints local variables, and with them passwords.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                renderer,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    limit = _RateLimit(5.0)
+    for name in ("aiokafka", "faust", "mode", "kafka"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    handler.addFilter(
+        lambda r: limit.filter(r) if r.name.startswith(("aiokafka", "kafka")) else True
+    )

@@ -1,0 +1,84 @@
+"""Fails at import, by name, when an upgrade of Faust or aiokafka removed what we rely on.
+
+Faust and aiokafka are pinned exactly. This check is for the day somebody raises a pin: without it
+the worker would fail in the middle of a fetch, or worse, count offsets wrong in silence.
+"""
+
+import inspect
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.consumer import fetcher, group_coordinator, subscription_state
+from aiokafka.producer import message_accumulator, sender
+from faust.transport import consumer as faust_consumer
+from faust.transport.drivers import aiokafka as faust_driver
+
+_ATTRIBUTES: list[tuple[Any, tuple[str, ...]]] = [
+    (fetcher, ("FetchResult", "READ_COMMITTED")),
+    (fetcher.FetchResult, ("check_assignment", "has_more", "_update_position", "getall")),
+    (fetcher.PartitionRecords, ("_consume_aborted_up_to", "_contains_abort_marker")),
+    (fetcher.Fetcher, ("_create_fetch_waiter", "_notify", "fetched_records")),
+    (
+        group_coordinator.GroupCoordinator,
+        ("ensure_coordinator_known", "coordinator_dead", "_send_req"),
+    ),
+    (sender, ("BACKOFF_OVERRIDE", "TxnOffsetCommitHandler", "CoordinationType")),
+    (sender.Sender, ("_do_txn_offset_commit", "_find_coordinator")),
+    (sender.TxnOffsetCommitHandler, ("create_request", "handle_response")),
+    (AIOKafkaProducer, ("create_batch", "send_batch", "send_offsets_to_transaction")),
+    (
+        faust_consumer.Consumer,
+        (
+            "getmany",
+            "perform_seek",
+            "_wait_next_records",
+            "_filter_tps_with_pending_acks",
+            "_new_offset",
+            "_add_gap",
+            "wait_empty",
+            "on_partitions_assigned",
+            "on_partitions_revoked",
+            "verify_event_path",
+        ),
+    ),
+    (
+        faust_driver.AIOKafkaConsumerThread,
+        ("_create_worker_consumer", "_fetch_records", "_ensure_consumer"),
+    ),
+]
+_SOURCES: list[tuple[Any, tuple[str, ...]]] = [
+    (fetcher.FetchResult, ("self._partition_records", "self._assignment")),
+    (fetcher.PartitionRecords, ("self._records", "self._check_crcs", "self._aborted_producers")),
+    (fetcher.PartitionRecords, ("self.next_fetch_offset", "self._isolation_level")),
+    (fetcher.Fetcher, ("self._records", "self._wait_consume_future", "self._prefetch_backoff")),
+    (fetcher.Fetcher, ("self._subscriptions", "self._closed")),
+    (AIOKafkaConsumer, ("self._fetch_max_wait_ms", "self._fetch_min_bytes", "self._fetcher")),
+    (AIOKafkaConsumer, ("self._isolation_level", "self._coordinator", "self._client")),
+    (AIOKafkaConsumer, ("self._subscription",)),
+    (subscription_state.TopicPartitionState, ("self.lso", "self._position")),
+    (AIOKafkaProducer, ("self._sender", "self._txn_manager")),
+    (message_accumulator.BatchBuilder, ("self._builder.append(", "self._relative_offset += 1")),
+    (faust_consumer.Consumer, ("self._active_partitions", "self._acked", "self._read_offset")),
+    (faust_consumer.Consumer, ("self._unacked_messages", "self._acked_index")),
+]
+
+
+def missing_names() -> list[str]:
+    """The private names that this release of the libraries no longer has."""
+    missing = [
+        f"{owner.__name__}.{name}"
+        for owner, names in _ATTRIBUTES
+        for name in names
+        if not hasattr(owner, name)
+    ]
+    for owner, texts in _SOURCES:
+        source = inspect.getsource(owner)
+        missing += [f"{owner.__name__}: {text}" for text in texts if text not in source]
+    return missing
+
+
+if _missing := missing_names():
+    raise ImportError(
+        "could not load the batch transport: this release of faust-streaming or aiokafka lacks "
+        f"{', '.join(_missing)}. Install the versions that requirements.lock pins."
+    )

@@ -1,0 +1,258 @@
+"""The batch transport on real Kafka: nothing lost, nothing doubled, stock Faust still works."""
+
+import asyncio
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import IllegalGenerationError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
+from kafka import KafkaAdminClient
+
+from schemas.errors import PreflightError
+from schemas.settings import Settings
+from schemas.topics import Topic
+from streams.transport import preflight
+from streams.transport.commit import GroupCommit, Outgoing
+from streams.transport.driver import batch_topic
+from streams.transport.wire import Membership
+from streams.worker import build_app
+from tests.connected.copying import CopyWorker, make_topics, produce, read_all, running, until
+
+
+@pytest.fixture
+def kafka_settings(kafka, tmp_path) -> Settings:
+    return Settings(kafka=kafka, home=tmp_path, session_timeout_ms=3000)
+
+
+def numbers(count: int) -> list[bytes]:
+    return [b"%d" % i for i in range(count)]
+
+
+async def test_copies_once_in_order_with_nulls_and_large_values(kafka, kafka_settings, unique):
+    """Tombstones and 900 KB values are records like any other."""
+    source, target, group = unique("in"), unique("out"), unique("group")
+    make_topics(kafka_settings, source, target)
+    values = [*numbers(2000), None, b"x" * 900_000, None, b"last"]
+    await produce(kafka, source, values, max_request_size=2 << 20)
+    worker = CopyWorker(kafka_settings, group=group, source=source, target=target, name=unique("w"))
+    async with running(worker):
+        await until(lambda: worker.copied == len(values), what="all copied")
+    found = await read_all(kafka, target)
+    assert found == {p: values[p::4] for p in range(4)}
+    assert worker.failures == []
+
+
+async def test_log_that_starts_above_zero_and_aborted_input(kafka, kafka_settings, unique):
+    """Retention moved the start of the log, and the producer rolled some input back."""
+    source, target, group = unique("in"), unique("out"), unique("group")
+    make_topics(kafka_settings, source, target, partitions=1)
+    await produce(kafka, source, numbers(100), partitions=1)
+    producer = AIOKafkaProducer(bootstrap_servers=kafka, transactional_id=unique("tx"))
+    await producer.start()
+    await producer.begin_transaction()
+    await producer.send_and_wait(source, b"rolled back", partition=0)
+    await producer.abort_transaction()
+    async with producer.transaction():
+        await producer.send_and_wait(source, b"kept", partition=0)
+    await producer.stop()
+    client = KafkaAdminClient(bootstrap_servers=kafka)
+    client.delete_records({TopicPartition(source, 0): 60})
+    client.close()
+    worker = CopyWorker(kafka_settings, group=group, source=source, target=target, name=unique("w"))
+    worker.app.transport.Consumer.options = worker.app.transport.Consumer.options.__class__(
+        read_committed=True
+    )
+    async with running(worker):
+        await until(lambda: worker.copied == 41, what="60..99 and the kept one")
+    found = await read_all(kafka, target, partitions=1)
+    assert found[0] == [*numbers(100)[60:], b"kept"]
+
+
+async def test_workers_that_join_and_leave_lose_and_double_nothing(kafka, kafka_settings, unique):
+    """Revocation finishes or forgets the work in hand; both are exact."""
+    source, target, group = unique("in"), unique("out"), unique("group")
+    make_topics(kafka_settings, source, target)
+    values = numbers(6000)
+    options = {"group": group, "source": source, "target": target}
+    first = CopyWorker(kafka_settings, name=unique("w"), **options)
+    first.compute_delay_s = 0.01
+    feed = asyncio.create_task(_trickle(kafka, source, values))
+    async with running(first):
+        for _ in range(2):
+            guest = CopyWorker(kafka_settings, name=unique("w"), **options)
+            guest.compute_delay_s = 0.01
+            async with running(guest):
+                await until(lambda guest=guest: guest.copied > 100, what="the guest works")
+            assert guest.failures == []
+        await feed
+        await until(lambda: _caught_up(kafka, kafka_settings, group, source, len(values)))
+    found = await read_all(kafka, target)
+    assert sorted(v for part in found.values() for v in part) == sorted(values)
+    assert found == {p: values[p::4] for p in range(4)}
+    assert first.failures == []
+
+
+async def _trickle(kafka, topic, values, *, step=200):
+    for start in range(0, len(values), step):
+        await produce(kafka, topic, values[start : start + step])
+        await asyncio.sleep(0.15)
+
+
+def _caught_up(kafka, settings, group, topic, rows) -> bool:
+    client = KafkaAdminClient(bootstrap_servers=kafka)
+    try:
+        offsets = client.list_group_offsets(group)[group]
+    finally:
+        client.close()
+    return sum(max(o.offset, 0) for tp, o in offsets.items() if tp.topic == topic) >= rows
+
+
+async def test_rows_in_flight_stay_bounded_behind_a_slow_stage(kafka, kafka_settings, unique):
+    """A stage slower than its input must not pull the topic into memory."""
+    source, target, group = unique("in"), unique("out"), unique("group")
+    make_topics(kafka_settings, source, target)
+    await produce(kafka, source, numbers(20_000))
+    settings = Settings(
+        kafka=kafka,
+        home=kafka_settings.home,
+        batch_rows_max=500,
+        partition_rows_max=200,
+        in_flight_rows_max=1500,
+    )
+    worker = CopyWorker(settings, group=group, source=source, target=target, name=unique("w"))
+    worker.compute_delay_s = 0.002
+    async with running(worker):
+        await until(lambda: worker.copied == 20_000, what="all copied")
+    # A run ends at a boundary of a producer's batch (16 KiB here), so the bound is a little soft.
+    assert worker.largest_rows <= 1500 + 4 * 2500
+
+
+async def test_ordinary_topics_timers_and_tables_work_beside_batches(kafka, kafka_settings, unique):
+    """The driver replaces how batch topics are read, and nothing else of Faust."""
+    batches, plain = unique("batches"), unique("plain")
+    make_topics(kafka_settings, batches, plain)
+    app = build_app(kafka_settings, group=unique("group"), owner=None)
+    app.conf.topic_allow_declare = True
+    counts = app.Table(unique("counts"), default=int, partitions=4)
+    seen_rows, seen_plain, ticks = [], [], []
+
+    @app.agent(batch_topic(app, batches))
+    async def columns(drains):
+        async for drain in drains.noack():
+            seen_rows.extend(value for run in drain for value in run.values)
+            drain.acknowledge(app.consumer)
+
+    @app.agent(app.topic(plain, value_type=bytes, value_serializer="raw", key_type=bytes))
+    async def events(stream):
+        async for value in stream:
+            counts["n"] += 1
+            seen_plain.append(value)
+
+    @app.timer(0.1)
+    async def tick():
+        ticks.append(1)
+
+    await produce(kafka, batches, numbers(500))
+    await produce(kafka, plain, numbers(40))
+    await app.start()
+    try:
+        await until(lambda: len(seen_rows) == 500 and len(seen_plain) == 40 and len(ticks) > 3)
+    finally:
+        await app.stop()
+    assert sorted(seen_rows, key=int) == numbers(500)
+    assert sorted(seen_plain, key=int) == numbers(40)
+    client = KafkaAdminClient(bootstrap_servers=kafka)
+    committed = client.list_group_offsets(app.conf.id)[app.conf.id]
+    client.close()
+    by_topic = {
+        t: sum(o.offset for tp, o in committed.items() if tp.topic == t) for t in (batches, plain)
+    }
+    assert by_topic == {batches: 500, plain: 40}
+
+
+async def test_paused_partitions_rest_and_resume(kafka, kafka_settings, unique):
+    source, target, group = unique("in"), unique("out"), unique("group")
+    make_topics(kafka_settings, source, target)
+    worker = CopyWorker(kafka_settings, group=group, source=source, target=target, name=unique("w"))
+    async with running(worker):
+        await produce(kafka, source, numbers(8))
+        await until(lambda: worker.copied == 8)
+        consumer = worker.app.consumer
+        resting = {tp for tp in consumer.assignment() if tp.partition == 1}
+        consumer.pause_partitions(resting)
+        await produce(kafka, source, numbers(8))
+        await until(lambda: worker.copied == 14, what="the three other partitions")
+        await asyncio.sleep(0.3)
+        assert worker.copied == 14
+        consumer.resume_partitions(resting)
+        await until(lambda: worker.copied == 16, what="the resumed partition")
+
+
+async def test_hot_partition_does_not_starve_the_others(kafka, kafka_settings, unique):
+    source, target, group = unique("in"), unique("out"), unique("group")
+    make_topics(kafka_settings, source, target)
+    hot = [b"%d" % i + b"x" * 200 for i in range(40_000)]
+    await produce(kafka, source, hot, partitions=1)
+    settings = Settings(
+        kafka=kafka,
+        home=kafka_settings.home,
+        batch_rows_max=1000,
+        partition_rows_max=500,
+        in_flight_rows_max=2000,
+    )
+    worker = CopyWorker(settings, group=group, source=source, target=target, name=unique("w"))
+    worker.compute_delay_s = 0.02
+    async with running(worker):
+        await until(lambda: worker.copied > 1000)
+        await produce(kafka, source, numbers(4))
+        await until(
+            lambda: (
+                set(worker.stage._positions) >= set(worker.app.consumer.assignment())
+                and all(worker.stage._positions[tp] > 0 for tp in worker.app.consumer.assignment())
+            ),
+            deadline_s=10,
+            what="every partition moved",
+        )
+        assert worker.copied < len(hot), "the hot partition was done first: the test proves nothing"
+
+
+async def test_a_stalled_worker_is_refused_by_generation(kafka, kafka_settings, unique):
+    """KIP-447 at work: the zombie's outputs and offsets both stay invisible."""
+    source, target, group = unique("in"), unique("out"), unique("group")
+    make_topics(kafka_settings, source, target)
+    member = AIOKafkaConsumer(
+        source, bootstrap_servers=kafka, group_id=group, enable_auto_commit=False
+    )
+    await member.start()
+    await until(lambda: bool(member.assignment()))
+    place = member._coordinator
+    now = Membership(group, place.generation, place.member_id)
+    tp = next(iter(member.assignment()))
+    commit = GroupCommit(kafka_settings, transactional_id=unique("tx"))
+    await commit.start()
+    try:
+        out = Outgoing(target, 0, [b"fine"])
+        await commit.send([out], {tp: 5}, membership=now, timestamp_ms=1)
+        stale = Membership(group, now.generation - 1, now.member)
+        with pytest.raises((IllegalGenerationError, KafkaError)):
+            await commit.send(
+                [Outgoing(target, 0, [b"zombie"])], {tp: 9}, membership=stale, timestamp_ms=1
+            )
+    finally:
+        await commit.stop()
+    committed = await place.fetch_committed_offsets([TopicPartition(*tp)])
+    await member.stop()
+    assert committed[tp] == OffsetAndMetadata(5, "")
+    assert (await read_all(kafka, target))[0] == [b"fine"]
+
+
+async def test_preflight_names_what_is_missing(kafka, kafka_settings, unique):
+    """Faust would wait for ever, in silence."""
+    missing = Topic(name=unique("nowhere"), record="", key="", partitions=4)
+    with pytest.raises(PreflightError, match=f"could not find topic {missing.name}"):
+        await preflight.check(kafka_settings, group=unique("g"), read=[missing], write=[])
+    name = unique("three")
+    make_topics(kafka_settings, name, partitions=3)
+    four = Topic(name=name, record="", key="", partitions=4)
+    with pytest.raises(PreflightError, match="has 3 partitions, the pipeline declares 4"):
+        await preflight.check(kafka_settings, group=unique("g"), read=[four], write=[])

@@ -1,0 +1,217 @@
+"""The state of a learn worker without Kafka: what it refuses, what it survives, what it publishes."""
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from faust.types import TP
+
+from models.hybrid import OnlineModel
+from models.observer import PipelineObserver
+from models.signing import Keyring
+from schemas.errors import SetupError
+from schemas.pipeline import Pipeline, category, label, numeric, online
+from streams.learn import LearnState
+from streams.learners import MODEL, OBSERVER, Assembler
+from streams.telemetry import Reporter
+from streams.transport.records import Run
+from tests.connected.learning import message
+
+RING = Keyring(Ed25519PrivateKey.from_private_bytes(b"1" * 32))
+
+
+def shop(**more):
+    return Pipeline(
+        name="shop",
+        key="user",
+        features=[numeric("price"), numeric("age"), category("country")],
+        target=label("bought"),
+        **({"learner": online("logistic_regression")} | more),
+    )
+
+
+class Topic:
+    """The learners topic of one shard: what was published, read back as a worker reads it."""
+
+    def __init__(self, ring=RING):
+        self.records, self.ring = [], ring
+
+    def publish(self, outgoing):
+        for part in outgoing:
+            if part.topic == "shop.learners":
+                self.records += zip(part.keys, part.values, strict=True)
+
+    def newest(self, _shard=0):
+        assembler = Assembler("shop", self.ring, wanted={MODEL, OBSERVER})
+        found = [assembler.take(key, value) for key, value in self.records]
+        return next((snapshot for snapshot in reversed(found) if snapshot), None)
+
+
+def state(tmp_path, topic, pipeline=None, *, clock=lambda: 0.0):
+    pipeline = pipeline or shop()
+    reporter = Reporter(tmp_path, "w", "learn")
+    made = LearnState(
+        pipeline,
+        0,
+        make_model=lambda: OnlineModel(pipeline) if pipeline.learner else None,
+        observer=PipelineObserver(pipeline, 0),
+        keyring=RING,
+        read_back=topic.newest,
+        reporter=reporter,
+        clock=clock,
+    )
+    return made, reporter.counters
+
+
+def run(first, end):
+    values = [message(i) for i in range(first, end)]
+    rows = end - first
+    return Run(TP("shop.examples", 0), [None] * rows, values, [0] * rows, range(first, end), end)
+
+
+def lived(tmp_path, topic, pipeline=None, *, turns=((0, 3), (3, 7)), clock=lambda: 0.0):
+    """A state after these turns, each committed; and the text that was committed last."""
+    made, counters = state(tmp_path, topic, pipeline, clock=clock)
+    made.restore("")
+    text = ""
+    for first, end in turns:
+        topic.publish(made.turn([[run(first, end)]]))
+        text = made.record((end,))
+    return made, text, counters
+
+
+def recovered(tmp_path, topic, text, pipeline=None):
+    """Another process: restore, read the log again, verify."""
+    made, counters = state(tmp_path, topic, pipeline)
+    base, turns = made.restore(text)
+    for (after,) in turns:
+        assert made.turn([[run(base[0], after)]]) is not None
+    made.verify()
+    return made, base, counters
+
+
+def test_the_first_turn_and_only_due_ones_publish(tmp_path) -> None:
+    """The first, so that recovery never needs the beginning of a log that retention has cut."""
+    topic = Topic()
+    _, _, counters = lived(tmp_path, topic, turns=((0, 2), (2, 4), (4, 6)))
+    assert counters["snapshots"] == 1, "the clock stood still, so no other was due"
+    assert topic.newest().header.position == 2
+    seconds = iter(range(0, 1000, 10))
+    topic = Topic()
+    _, _, counters = lived(
+        tmp_path, topic, turns=((0, 2), (2, 4), (4, 6)), clock=lambda: next(seconds)
+    )
+    assert counters["snapshots"] == 3
+    header = topic.newest().header
+    assert (header.epoch, header.position, header.shard) == (3, 6, 0)
+    assert header.fingerprint.startswith("logistic_regression ")
+    assert header.rows_learned == counters["examples_learned"] > 10
+
+
+def test_a_recovered_state_is_the_one_that_died(tmp_path) -> None:
+    """From the snapshot and the messages since; then both go on alike."""
+    topic = Topic()
+    first, text, _ = lived(tmp_path, topic, turns=((0, 3), (3, 5), (5, 7)))
+    again, base, _ = recovered(tmp_path, topic, text)
+    assert base == (3,)
+    for made in (first, again):
+        made.turn([[run(7, 9)]])
+    assert again.model.digest() == first.model.digest()
+    assert again._observer.snapshot() == first._observer.snapshot()
+
+
+def test_the_cuts_of_runs_and_turns_do_not_show(tmp_path) -> None:
+    """An interrupted run has other turns than one that nothing interrupted."""
+    whole, _, _ = lived(tmp_path, Topic(), turns=((0, 9),))
+    cut, _, _ = lived(tmp_path, Topic(), turns=((0, 1), (1, 4), (4, 9)))
+    split, _ = state(tmp_path, Topic())
+    split.restore("")
+    split.turn([[run(0, 2), run(2, 9)]])
+    assert whole.model.digest() == cut.model.digest() == split.model.digest()
+    assert whole._observer.snapshot() == cut._observer.snapshot() == split._observer.snapshot()
+
+
+def test_a_snapshot_that_is_not_the_committed_one_is_refused(tmp_path) -> None:
+    """Replayed, forged or lost: never go on with another state than the offsets belong to."""
+    seconds = iter(range(0, 1000, 10))
+    topic = Topic()
+    _, text, _ = lived(tmp_path, topic, clock=lambda: next(seconds))
+    older = Topic()
+    older.records = topic.records[:3]
+    with pytest.raises(SetupError, match="epoch=1, committed is epoch=2"):
+        recovered(tmp_path, older, text)
+    with pytest.raises(SetupError, match="epoch=None, committed is epoch=2"):
+        recovered(tmp_path, Topic(), text)
+    with pytest.raises(SetupError, match="could not read what was committed"):
+        recovered(tmp_path, topic, "{}")
+
+
+def test_another_log_than_the_one_that_was_learned_is_refused(tmp_path) -> None:
+    """The checksum is over the messages and over what was said about each row."""
+    topic = Topic()
+    _, text, _ = lived(tmp_path, topic, turns=((0, 3), (3, 5)))
+    made, _ = state(tmp_path, topic)
+    made.restore(text)
+    made.turn([[run(13, 15)]])
+    with pytest.raises(SetupError, match="could not rebuild shard 0"):
+        made.verify()
+
+
+def test_a_changed_declaration_starts_anew_and_keeps_the_observer(tmp_path) -> None:
+    """The old weights mean nothing to another learner; the position and the quality go on."""
+    topic = Topic()
+    first, text, _ = lived(tmp_path, topic)
+    other = shop(learner=online("logistic_regression", learning_rate=0.5))
+    again, _, counters = recovered(tmp_path, topic, text, other)
+    assert counters["learners_reset"] == 1
+    assert 0 < again.model.learner.rows_learned < first.model.learner.rows_learned
+    topic.publish(again.turn([[run(7, 8)]]))
+    header = topic.newest().header
+    assert (header.epoch, header.position) == (2, 8)
+    assert "learning_rate=0.5" in header.fingerprint
+
+
+def test_a_group_that_starts_anew_goes_on_with_the_epochs(tmp_path) -> None:
+    """Otherwise every scorer would refuse what it publishes."""
+    topic = Topic()
+    lived(tmp_path, topic)
+    _, _, _ = lived(tmp_path, topic, turns=((0, 1),))
+    assert topic.newest().header.epoch == 2
+
+
+def test_a_message_that_holds_no_examples_becomes_a_dead_letter(tmp_path) -> None:
+    """And the others of the same turn are learned."""
+    topic = Topic()
+    made, counters = state(tmp_path, topic)
+    made.restore("")
+    mixed = run(0, 3)
+    mixed.values[1] = b"no examples"
+    outgoing = made.turn([[mixed]])
+    (letter,) = [part for part in outgoing if part.topic == "shop.dead-letters"]
+    assert letter.values == [b"no examples"]
+    assert ("offset", b"1") in letter.headers[0]
+    assert counters["dead_letters"] == 1
+    assert counters["examples_learned"] == made.model.learner.rows_learned > 0
+
+
+def test_examples_of_another_declaration_are_watched_and_not_learned(tmp_path) -> None:
+    """Nobody knows any more which number was which feature."""
+    other = Pipeline(
+        name="shop",
+        key="user",
+        features=[numeric("price")],
+        target=label("bought"),
+        learner=online("logistic_regression"),
+    )
+    made, counters = state(tmp_path, Topic(), other)
+    made.restore("")
+    made.turn([[run(0, 2)]])
+    assert made.model.learner.rows_learned == counters["examples_learned"] == 0
+
+
+def test_without_a_learner_the_observer_works_alone(tmp_path) -> None:
+    """Quality and drift need no learner."""
+    topic = Topic()
+    pipeline = shop(learner=None)
+    made, text, _ = lived(tmp_path, topic, pipeline)
+    assert set(topic.newest().parts) == {OBSERVER}
+    again, _, _ = recovered(tmp_path, topic, text, pipeline)
+    assert again._observer.snapshot() == made._observer.snapshot()

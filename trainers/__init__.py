@@ -1,0 +1,1 @@
+"""One training job: rows in, a model version or a reason out."""
