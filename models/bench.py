@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.graphs import Graphs
 from models.inference import (
     ERROR_MAX,
     ERROR_MAX_BF16,
     Eager,
-    Graphs,
     Inference,
     Limits,
     OnnxRuntime,

@@ -6,9 +6,7 @@ offset commit carries a pointer to the state (`ledger/pointer.py`).
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-import faust
 import pyarrow as pa
 import structlog
 
@@ -28,9 +26,8 @@ from streams.ledger.rules import Rules
 from streams.ledger.snapshots import SnapshotStore
 from streams.telemetry import Reporter
 from streams.transport.commit import Outgoing
-from streams.transport.driver import batch_topic
 from streams.transport.records import Run
-from streams.transport.turns import Offsets, TurnStage
+from streams.transport.turns import Offsets
 
 log = structlog.get_logger()
 
@@ -40,20 +37,6 @@ ROOM_CHARACTERS_MIN = 200
 """What one more turn and larger counts may need of the pointer; below it a snapshot is due."""
 REPLAY_RECORDS_MAX = 1_000_000
 """Offsets since the last snapshot after which the next is due: bounds what a restart replays."""
-
-
-def attach(app: faust.App, pipeline: Pipeline, stage: TurnStage) -> None:
-    """Make ``app`` join the labels of ``pipeline`` to its predictions."""
-    source = batch_topic(app, *stage.topics)
-
-    @app.agent(source, name=f"{pipeline.name}-join")
-    async def join(drains: Any) -> None:
-        async for drain in drains.noack():
-            await stage.take(drain, app.consumer)
-
-    @app.task  # type: ignore[untyped-decorator]  # Faust's
-    async def commit() -> None:
-        await stage.commit_forever()
 
 
 def rules_of(pipeline: Pipeline, settings: Settings) -> Rules:

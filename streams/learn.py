@@ -13,9 +13,7 @@ weights in the end are bit by bit those of a run that nothing interrupted.
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import faust
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -39,9 +37,8 @@ from schemas.pipeline import Pipeline
 from streams.learners import MODEL, OBSERVER, Snapshot, pack
 from streams.telemetry import Reporter
 from streams.transport.commit import Outgoing
-from streams.transport.driver import batch_topic
 from streams.transport.records import Run
-from streams.transport.turns import Offsets, TurnStage
+from streams.transport.turns import Offsets
 
 log = structlog.get_logger()
 
@@ -69,20 +66,6 @@ class _Record(msgspec.Struct, array_like=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Record).decode
-
-
-def attach(app: faust.App, pipeline: Pipeline, stage: TurnStage) -> None:
-    """Make ``app`` learn the examples of ``pipeline``."""
-    source = batch_topic(app, *stage.topics)
-
-    @app.agent(source, name=f"{pipeline.name}-learn")
-    async def learn(drains: Any) -> None:
-        async for drain in drains.noack():
-            await stage.take(drain, app.consumer)
-
-    @app.task  # type: ignore[untyped-decorator]  # Faust's
-    async def commit() -> None:
-        await stage.commit_forever()
 
 
 class LearnState:

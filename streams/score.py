@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import faust
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -35,9 +34,7 @@ from schemas.scored import SCORED
 from schemas.settings import Settings
 from streams.telemetry import Reporter
 from streams.transport.commit import Outgoing
-from streams.transport.driver import batch_topic
 from streams.transport.records import Run
-from streams.transport.stage import TransactionalStage
 
 log = structlog.get_logger()
 
@@ -47,24 +44,6 @@ STAMP = pa.timestamp("ms", tz="UTC")
 POISON_ROWS_MAX = 16
 """Rows in a row on which the model alone may fail. More is a broken model, not broken rows: then
 the worker stops, and the events wait in Kafka instead of all becoming dead letters."""
-
-
-def attach(app: faust.App, pipeline: Pipeline, stage: TransactionalStage) -> None:
-    """Make ``app`` score every event of ``pipeline`` exactly once, and check every label.
-
-    Labels are read here only to reject the broken ones; the lander takes the good ones.
-    """
-    topics = pipeline.topics
-    source = batch_topic(app, topics.events.name, topics.labels.name)
-
-    @app.agent(source, name=f"{pipeline.name}-score")
-    async def score(drains: Any) -> None:
-        async for drain in drains.noack():
-            await stage.take(drain, app.consumer)
-
-    @app.task  # type: ignore[untyped-decorator]  # Faust's
-    async def commit() -> None:
-        await stage.commit_forever()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,14 @@ import uvloop
 from aiokafka.errors import KafkaError
 
 from schemas.errors import PreflightError, SetupError
-from schemas.pipeline import Pipeline, load_pipeline
+from schemas.loading import load_pipeline
+from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from schemas.topics import models_topic
 from streams.telemetry import Reporter, configure_logging
 from streams.transport import preflight
 from streams.transport.consumer import PartitionOwner
-from streams.transport.driver import install
+from streams.transport.driver import attach_stage, install
 from streams.transport.fetch import GATHER_ROWS_PER_S_MIN, FetchOptions
 
 log = structlog.get_logger()
@@ -132,7 +133,7 @@ async def _build_score(pipeline: Pipeline, settings: Settings, reporter: Reporte
     import torch
 
     from streams.learners import follow_learners
-    from streams.score import Scorer, attach
+    from streams.score import Scorer
     from streams.transport.commit import AtOnce, GroupCommit
     from streams.transport.stage import TransactionalStage
     from streams.updates import ModelUpdates
@@ -172,7 +173,8 @@ async def _build_score(pipeline: Pipeline, settings: Settings, reporter: Reporte
         gather_ms=0 if at_once is None else settings.at_once_commit_ms_max,
     )
     app = build_app(settings, group=group, owner=stage)
-    attach(app, pipeline, stage)
+    sources = (topics.events.name, topics.labels.name)  # of labels only the broken ones count here
+    attach_stage(app, f"{pipeline.name}-score", sources, stage)
 
     follow = [updates.follow(engine)]
     if blended is not None:
@@ -190,7 +192,7 @@ async def _build_score(pipeline: Pipeline, settings: Settings, reporter: Reporte
 
 
 async def _build_join(pipeline: Pipeline, settings: Settings, reporter: Reporter) -> Built:
-    from streams.join import Joiner, attach
+    from streams.join import Joiner
     from streams.transport.again import read_again
     from streams.transport.commit import GroupCommit
     from streams.transport.turns import TurnStage
@@ -216,7 +218,7 @@ async def _build_join(pipeline: Pipeline, settings: Settings, reporter: Reporter
         reporter,
     )
     app = build_app(settings, group=group, owner=stage, read_committed=True)
-    attach(app, pipeline, stage)
+    attach_stage(app, f"{pipeline.name}-join", stage.topics, stage)
     return app, [], commit.stop
 
 
@@ -225,7 +227,7 @@ async def _build_learn(pipeline: Pipeline, settings: Settings, reporter: Reporte
     from models.observer import PipelineObserver
     from models.online import check_learner
     from models.signing import load_keyring
-    from streams.learn import DRAIN_MESSAGES_MAX, LearnState, attach
+    from streams.learn import DRAIN_MESSAGES_MAX, LearnState
     from streams.learners import Snapshot, read_snapshots
     from streams.transport.again import read_again
     from streams.transport.commit import GroupCommit
@@ -284,7 +286,7 @@ async def _build_learn(pipeline: Pipeline, settings: Settings, reporter: Reporte
         in_flight_rows_max=min(settings.in_flight_rows_max, 4 * DRAIN_MESSAGES_MAX),
     )
     app = build_app(few, group=group, owner=stage, read_committed=True)
-    attach(app, pipeline, stage)
+    attach_stage(app, f"{pipeline.name}-learn", stage.topics, stage)
     return app, [], commit.stop
 
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from models.registry import open_registry
 from schemas.arrow import spare_pandas
 from schemas.errors import TidemillError
+from schemas.loading import load_pipeline
 from schemas.manifest import Metrics
-from schemas.pipeline import load_pipeline
 from schemas.settings import Settings
 from trainers.first import Published, train_first
 

@@ -32,7 +32,8 @@ from models.protocol import FeatureColumns, Floats
 from models.registry import open_registry
 from schemas.arrow import spare_pandas
 from schemas.errors import SetupError, TidemillError
-from schemas.pipeline import Online, Pipeline, load_pipeline
+from schemas.loading import load_pipeline
+from schemas.pipeline import Online, Pipeline
 from schemas.settings import Settings
 from trainers.evaluate import measure, predict
 from trainers.first import train_first

@@ -75,20 +75,7 @@ def judge(
     checks = [
         Check(name="signature", passed=True, value=1.0, limit=1.0, why="read back and verified"),
         _features_check(manifest, features),
-        Check(
-            name="rows",
-            passed=rows >= gate.rows_min,
-            value=rows,
-            limit=gate.rows_min,
-            why=f"{rows} rows with truth",
-        ),
-        Check(
-            name="size_bytes",
-            passed=size_bytes <= gate.size_bytes_max,
-            value=size_bytes,
-            limit=gate.size_bytes_max,
-            why=f"{size_bytes} bytes of weights",
-        ),
+        *_size_checks(rows, size_bytes, gate),
     ]
     if rows and all(check.passed for check in checks):
         columns = from_table(features, judged)
@@ -109,6 +96,25 @@ def judge(
         event_time_ms_last=int(pc.max(times).as_py() or 0),
         checks=tuple(checks),
     )
+
+
+def _size_checks(rows: int, size_bytes: int, gate: Gate) -> list[Check]:
+    return [
+        Check(
+            name="rows",
+            passed=rows >= gate.rows_min,
+            value=rows,
+            limit=gate.rows_min,
+            why=f"{rows} rows with truth",
+        ),
+        Check(
+            name="size_bytes",
+            passed=size_bytes <= gate.size_bytes_max,
+            value=size_bytes,
+            limit=gate.size_bytes_max,
+            why=f"{size_bytes} bytes of weights",
+        ),
+    ]
 
 
 def refused(manifest: Manifest, version: str, digest: str, *, why: str, now_ms: int) -> Verdict:

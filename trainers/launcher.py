@@ -263,33 +263,35 @@ def kubernetes_job(
         "volumes": [{"name": "jobs", "persistentVolumeClaim": {"claimName": claim}}],
     }
     labels = {"app.kubernetes.io/name": "tidemill", "job-name": name}
-    documents: list[dict[str, Any]] = [
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": name},
-            # Pods must find each other before they are ready.
-            "spec": {
-                "clusterIP": "None",
-                "selector": {"job-name": name},
-                "publishNotReadyAddresses": True,
-            },
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "tidemill"}},
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": hosts,
+            "parallelism": hosts,
+            "backoffLimit": RESTARTS_MAX,
+            "template": {"metadata": {"labels": labels}, "spec": pod},
         },
-        {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "tidemill"}},
-            "spec": {
-                "completionMode": "Indexed",
-                "completions": hosts,
-                "parallelism": hosts,
-                "backoffLimit": RESTARTS_MAX,
-                "template": {"metadata": {"labels": labels}, "spec": pod},
-            },
-        },
-    ]
-    whole = {"apiVersion": "v1", "kind": "List", "items": documents}
+    }
+    whole = {"apiVersion": "v1", "kind": "List", "items": [_meeting_place(name), job]}
     return msgspec.json.format(msgspec.json.encode(whole), indent=2).decode()
+
+
+def _meeting_place(name: str) -> dict[str, Any]:
+    """A service without an address of its own: it gives the pods of a job their names."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        # Pods must find each other before they are ready.
+        "spec": {
+            "clusterIP": "None",
+            "selector": {"job-name": name},
+            "publishNotReadyAddresses": True,
+        },
+    }
 
 
 def _trace(folder: Path) -> tuple[object, ...]:

@@ -26,8 +26,9 @@ from models.engine import Loaded
 from models.registry import Registry, load_serving, open_registry
 from schemas.arrow import spare_pandas
 from schemas.errors import ModelError, SetupError, TidemillError
+from schemas.loading import load_pipeline
 from schemas.manifest import Announcement, Manifest, Metrics
-from schemas.pipeline import Pipeline, load_pipeline
+from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from schemas.training import (
     JOB,

@@ -11,7 +11,7 @@ from typing import Any
 
 from confluent_kafka import TopicPartition
 
-from schemas.pipeline import load_pipeline
+from schemas.loading import load_pipeline
 from schemas.settings import Settings
 from streams.bench import reading
 from streams.bench.result import Goal, Result

@@ -28,7 +28,8 @@ from models.observer import PipelineObserver
 from schemas.arrow import spare_pandas
 from schemas.errors import KafkaUnavailable
 from schemas.evaluations import read_evaluations
-from schemas.pipeline import Pipeline, load_pipeline
+from schemas.loading import load_pipeline
+from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from streams.bench.delayed import ANCHORS, Anchor, by_river, journal, messages_of, rows_of
 from streams.cli.console import console, print_json

@@ -19,7 +19,7 @@ from models.dense import EMBEDDING_MLP, build
 from models.engine import Engine, Loaded
 from models.features import ColumnReader, Encoder, from_table, learn_spec
 from schemas.events import EventDecoder, Source
-from schemas.pipeline import load_pipeline
+from schemas.loading import load_pipeline
 from schemas.predictions import encode_predictions
 from schemas.settings import Settings
 from streams.bench.result import Result
@@ -144,7 +144,7 @@ def _fetched(values: Sequence[bytes], keys: Sequence[bytes]) -> bytes:
 
 
 def _read(raw: bytes) -> list[Any]:
-    """As `streams.transport.fetch.take_run` reads it."""
+    """As `streams.transport.take.take_run` reads it."""
     records = MemoryRecords(raw)
     found: list[Any] = []
     while records.has_next():

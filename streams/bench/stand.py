@@ -17,7 +17,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.pipeline import Pipeline, load_pipeline
+from schemas.loading import load_pipeline
+from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from schemas.topics import Topic, models_topic
 from streams.announce import announce

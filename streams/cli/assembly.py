@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from streams.local.tree import Child, LocalStack
 
 POLL_S = 0.1
+SERVING = ("score", "land")
+"""The roles that predictions need: what `up` waits for."""
+FOLLOWING = ("join", "learn")
+"""The roles that work on what the others have made: they catch up, so nothing waits for them."""
 READY_S_MAX = 180.0
 """How long workers may take to say `running` on a saturated machine; 4 s on a quiet one."""
 
@@ -65,13 +69,15 @@ def assembled(
     ):
         with step("topics and tables"):
             prepare(stack.settings, named)
-        for item in named:
-            for child in _children(item, workers):
-                stack.add(child)
+        for child in _children(named, SERVING, workers):
+            stack.add(child)
         for item in named:
             first_model(stack.settings, item, early.get(item.reference))
         with step("workers"):
             _wait_for_workers(stack, named)
+        # Only now: their imports would take the processor from the first training.
+        for child in _children(named, FOLLOWING, 1):
+            stack.add(child)
         yield stack
 
 
@@ -129,10 +135,11 @@ def prepare(settings: Settings, named: Sequence[Named]) -> None:
         client.close()
 
 
-def _children(item: Named, workers: int) -> "list[Child]":
+def _children(named: Sequence[Named], roles: Sequence[str], workers: int) -> "list[Child]":
+    """A worker of each role for every pipeline; ``workers`` of them where the role is `score`."""
     from streams.local.tree import Child
 
-    def child(role: str, index: int) -> Child:
+    def child(item: Named, role: str, index: int) -> Child:
         name = f"{item.pipeline.name}-{role}-{index}"
         program = [sys.executable, "-P", "-m", "streams.cli.main", "worker", role]
         return Child(
@@ -142,16 +149,19 @@ def _children(item: Named, workers: int) -> "list[Child]":
             pipeline=item.pipeline.name,
         )
 
-    others = [child(role, 0) for role in ("join", "learn", "land")]
-    return [*(child("score", index) for index in range(workers)), *others]
+    return [
+        child(item, role, index)
+        for item in named
+        for role in roles
+        for index in range(workers if role == "score" else 1)
+    ]
 
 
 def _wait_for_workers(stack: "LocalStack", named: Sequence[Named]) -> None:
-    """Return when every pipeline has one running worker of each role."""
+    """Return when every pipeline has one running worker of each role that predictions need."""
     from streams.telemetry import read_reports
 
-    roles = ("score", "join", "learn", "land")
-    wanted = {(item.pipeline.name, role) for item in named for role in roles}
+    wanted = {(item.pipeline.name, role) for item in named for role in SERVING}
     deadline = time.monotonic() + READY_S_MAX
     while time.monotonic() < deadline:
         reports = read_reports(stack.settings.run_folder)

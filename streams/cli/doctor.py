@@ -201,7 +201,7 @@ def _kafka(settings: "Settings") -> str:
 
 def _topics(settings: "Settings", reference: str) -> str:
     from schemas.errors import PreflightError
-    from schemas.pipeline import load_pipeline
+    from schemas.loading import load_pipeline
     from streams.committed import CommittedReader
 
     pipeline = load_pipeline(reference)
@@ -223,7 +223,7 @@ def _topics(settings: "Settings", reference: str) -> str:
 def _model(settings: "Settings", reference: str) -> str:
     from models.registry import open_registry
     from schemas.errors import ModelError
-    from schemas.pipeline import load_pipeline
+    from schemas.loading import load_pipeline
     from streams.announce import champion
 
     name = load_pipeline(reference).name

@@ -156,7 +156,7 @@ def prune(pipeline: str, days: int, dry_run: bool) -> None:
 
 
 def _place(pipeline: str) -> "tuple[Settings, str]":
-    from schemas.pipeline import load_pipeline
+    from schemas.loading import load_pipeline
 
     settings, _stack = running_if_any()
     return settings, load_pipeline(pipeline).name

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.pipeline import Pipeline, load_pipeline
+from schemas.loading import load_pipeline
+from schemas.pipeline import Pipeline
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def command(pipelines: tuple[str, ...], as_json: bool) -> None:
       tidemill reconcile flights --json
     """  # noqa: D301
     settings = running()
-    from schemas.pipeline import load_pipeline
+    from schemas.loading import load_pipeline
 
     loaded = [load_pipeline(reference) for reference in pipelines_or_running(pipelines)]
     books = [run_reconcile(pipeline, settings) for pipeline in loaded]

@@ -56,7 +56,7 @@ def command(  # noqa: PLR0917  # click passes them by name
         raise click.UsageError("give --skip or --from, not both.")
     settings = running()
     from schemas.arrow import spare_pandas
-    from schemas.pipeline import load_pipeline
+    from schemas.loading import load_pipeline
     from streams.replay import Pace, Replay, history_slice
 
     spare_pandas()

@@ -53,7 +53,7 @@ def command(as_json: bool, watch: bool) -> None:
 
 def gather() -> dict[str, Any]:
     """Everything that `--json` prints. Takes at most a little more than `DEADLINE_S`."""
-    from schemas.pipeline import load_pipeline
+    from schemas.loading import load_pipeline
 
     settings, stack = running_if_any()
     pipelines = [load_pipeline(reference) for reference in (stack.pipelines if stack else [])]

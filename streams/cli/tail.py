@@ -66,7 +66,7 @@ def _topic(topic: str, reference: str) -> tuple[str, str]:
 
         return MODELS, "models"
     if topic in KINDS:
-        from schemas.pipeline import load_pipeline
+        from schemas.loading import load_pipeline
 
         return f"{load_pipeline(reference).name}.{topic}", topic
     return topic, topic.rpartition(".")[2]

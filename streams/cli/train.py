@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from schemas.pipeline import Pipeline
     from schemas.settings import Settings
     from schemas.training import Progress as Line
-    from schemas.training import RunResult
+    from schemas.training import RunResult, TrainingJob
+    from streams.cli.named import Named
     from streams.store.client import Client
 
     Show = Callable[[Line], None]
@@ -75,9 +76,9 @@ def command(  # noqa: PLR0917  # click passes by name
     """  # noqa: D301
     import msgspec
 
-    from schemas.training import Recipe, TrainingJob
+    from schemas.training import Recipe
     from streams.cli.named import Named
-    from streams.retraining import name_run, new_token, only_training, run_job, write_job
+    from streams.retraining import only_training, run_job, write_job
 
     settings, _stack = running_if_any()
     named = Named.load(pipeline)
@@ -85,20 +86,14 @@ def command(  # noqa: PLR0917  # click passes by name
     client = _client(settings)
     with only_training(settings, name):
         if resume is None:
-            champion = _champion(settings, name)
             recipe = Recipe(balanced=balanced, layout="sharded" if sharded else "replicated")
-            job = TrainingJob(
-                run=name_run(name, now_ms=_now_ms(), token=new_token()),
-                pipeline=name,
-                reference=named.reference,
-                registry=settings.registry_root,
+            job = msgspec.structs.replace(
+                _new_job(settings, named),
                 as_of_ms=None if as_of is None else _utc_ms(as_of),
                 days=days,
                 seed=seed,
                 recipe=msgspec.structs.replace(recipe, epochs_max=epochs or recipe.epochs_max),
                 start="warm" if warm else "cold",
-                champion="" if champion is None else champion.version,
-                champion_digest="" if champion is None else champion.digest,
             )
             folder = write_job(settings, job)
             _write_rows(client, named.pipeline, folder, source, as_of_ms=job.as_of_ms)
@@ -112,17 +107,29 @@ def command(  # noqa: PLR0917  # click passes by name
     passed = result.verdict is not None and result.verdict.passed
     announced = _promoted(settings, name, result) if passed and promote else None
     if as_json:
-        print_json(
-            {
-                **msgspec.to_builtins(result),
-                "passed": passed,
-                "epoch": None if announced is None else announced.epoch,
-                "folder": str(folder),
-            }
-        )
+        epoch = None if announced is None else announced.epoch
+        more = {"passed": passed, "epoch": epoch, "folder": str(folder)}
+        print_json({**msgspec.to_builtins(result), **more})
     else:
         _print(result, folder, announced)
     sys.exit(0 if passed else 1)
+
+
+def _new_job(settings: "Settings", named: "Named") -> "TrainingJob":
+    """A job with everything as it is by default, to be compared with what serves now."""
+    from schemas.training import TrainingJob
+    from streams.retraining import name_run, new_token
+
+    name = named.pipeline.name
+    champion = _champion(settings, name)
+    return TrainingJob(
+        run=name_run(name, now_ms=_now_ms(), token=new_token()),
+        pipeline=name,
+        reference=named.reference,
+        registry=settings.registry_root,
+        champion="" if champion is None else champion.version,
+        champion_digest="" if champion is None else champion.digest,
+    )
 
 
 def _write_rows(

@@ -1,7 +1,7 @@
 """Plugs the batch consumer into a Faust app."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 import faust
 from faust.transport.drivers import aiokafka as driver
@@ -64,6 +64,30 @@ def install(
         driver_version = f"{driver.Transport.driver_version}+tidemill"
 
     app.transport = AppTransport(app.conf.broker_consumer, app)
+
+
+class Stage(Protocol):
+    """What works on drains and commits on its own."""
+
+    async def take(self, drain: Drain, consumer: Any) -> None:
+        """Take one drain over; it is acknowledged when its effects are durable."""
+
+    async def commit_forever(self) -> None:
+        """Commit what was taken, until cancelled."""
+
+
+def attach_stage(app: faust.App, name: str, topics: Sequence[str], stage: Stage) -> None:
+    """Make ``app`` hand every drain of ``topics`` to ``stage``, in an agent called ``name``."""
+    source = batch_topic(app, *topics)
+
+    @app.agent(source, name=name)
+    async def agent(drains: Any) -> None:
+        async for drain in drains.noack():
+            await stage.take(drain, app.consumer)
+
+    @app.task  # type: ignore[untyped-decorator]  # Faust's
+    async def commit() -> None:
+        await stage.commit_forever()
 
 
 def batch_topic(app: faust.App, *names: str, headers: bool = False) -> Any:

@@ -8,7 +8,8 @@ from aiokafka import AIOKafkaProducer
 
 from schemas.arrow import write_batch
 from schemas.examples import read_examples
-from schemas.pipeline import Pipeline, load_pipeline
+from schemas.loading import load_pipeline
+from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from streams.transport.administration import create_topics
 from tests.connected.copying import read_all

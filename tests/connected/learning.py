@@ -21,7 +21,8 @@ from models.observer import PipelineObserver
 from models.signing import load_keyring
 from schemas.arrow import write_batch
 from schemas.examples import EXAMPLES
-from schemas.pipeline import Pipeline, load_pipeline
+from schemas.loading import load_pipeline
+from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from streams.learners import MODEL, OBSERVER, read_snapshots
 from streams.telemetry import Reporter

@@ -18,6 +18,14 @@ from streams.transport.administration import create_topics
 from tests.connected.learning import declare, message, settings_of
 
 
+def served_position(champion, probe) -> int:
+    """Of the snapshot that answers; it says something else than the deep model."""
+    scores = np.full(probe.num_rows, 0.5, np.float32)
+    served, [found] = champion.answer([(0, probe.num_rows)], probe, scores, "v1")
+    assert found < 0 or not np.array_equal(served, scores)
+    return found
+
+
 async def test_snapshots_are_taken_up_and_foreign_ones_are_not(kafka, tmp_path: Path, unique):
     """
     Goal: what is published is served within a moment; nothing unsigned, old or foreign ever is.
@@ -55,20 +63,11 @@ async def test_snapshots_are_taken_up_and_foreign_ones_are_not(kafka, tmp_path: 
             spoiled = value[:-1] + b"\0" if spoil and b"/model/" in key else value
             await producer.send_and_wait(records.topic, spoiled, key=key, partition=0)
 
-    def position() -> int:
-        probe = reader.columns
-        scores = np.full(probe.num_rows, 0.5, np.float32)
-        served, [found] = champion.answer([(0, probe.num_rows)], probe, scores, "v1")
-        if found >= 0:
-            assert not np.array_equal(served, scores)
-        return found
-
-    async def until(wanted: int) -> float:
+    async def until(wanted: int) -> None:
         started = time.monotonic()
-        while position() != wanted:
-            assert time.monotonic() - started < 60, (position(), wanted, dict(reporter.counters))
+        while (found := served_position(champion, reader.columns)) != wanted:
+            assert time.monotonic() - started < 60, (found, wanted, dict(reporter.counters))
             await asyncio.sleep(0.01)
-        return time.monotonic() - started
 
     learn(1)
     await publish(1)  # before anybody follows

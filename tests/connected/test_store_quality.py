@@ -9,7 +9,8 @@ import pytest
 from models.measures import summed
 from models.observer import PipelineObserver
 from schemas.drift import drift
-from schemas.pipeline import Pipeline, category, label, load_pipeline, numeric
+from schemas.loading import load_pipeline
+from schemas.pipeline import Pipeline, category, label, numeric
 from schemas.settings import Settings
 from streams.store.client import connect, insert_rows
 from streams.store.migrations import migrate

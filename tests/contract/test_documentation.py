@@ -6,7 +6,8 @@ from pathlib import Path
 from schemas.dead_letters import Reason
 from schemas.events import EventDecoder, Source
 from schemas.labels import decode_label
-from schemas.pipeline import Pipeline, load_pipeline
+from schemas.loading import load_pipeline
+from schemas.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[2]
 NOW_MS = 1_795_336_315_214 + 60_000

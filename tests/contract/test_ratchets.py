@@ -18,8 +18,9 @@ from schemas.dead_letters import DeadLetter, Reason
 from schemas.events import event_type
 from schemas.features import Category, FeatureSpec, Numeric
 from schemas.labels import Label
+from schemas.loading import load_pipeline
 from schemas.manifest import Announcement, Manifest
-from schemas.pipeline import Pipeline, category, label, load_pipeline, numeric, online
+from schemas.pipeline import Pipeline, category, label, numeric, online
 from schemas.predictions import Prediction
 from schemas.scored import SCORED
 from schemas.settings import Settings
@@ -48,11 +49,12 @@ PUBLIC = {
     "labels": "Label LabelRejected NESTING_MAX decode_label decode_labels",
     "learners": "LearnerHeader PIECE_BYTES_MAX SNAPSHOT_BYTES_MAX decode_header encode_header pieces "
     "sha256",
+    "loading": "load_pipeline ready_pipelines",
     "manifest": "Announcement Calibration MANIFEST Manifest Metrics SIGNATURE TrainingData WEIGHTS "
     "decode_manifest "
     "encode_manifest",
     "pipeline": "DURATION_MS_MAX ENVELOPE Online PIPELINE_NAME_LENGTH_MAX Parameter Pipeline TRUTH "
-    "Target category label load_pipeline numeric online ready_pipelines",
+    "Target category label numeric online",
     "predictions": "Prediction encode_predictions",
     "scored": "SCORED read_scored",
     "settings": "SECRETS Settings variable",

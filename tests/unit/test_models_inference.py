@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from models import inference
 from models.dense import EMBEDDING_MLP, Constant, build
+from models.graphs import Graphs
 from models.inference import (
     ERROR_MAX,
     Eager,
-    Graphs,
     Limits,
     OnnxRuntime,
     choose,

@@ -7,7 +7,8 @@ import pytest
 
 from schemas.errors import PipelineError, SetupError
 from schemas.features import Category, Numeric
-from schemas.pipeline import Pipeline, label, load_pipeline, numeric, online, ready_pipelines
+from schemas.loading import load_pipeline, ready_pipelines
+from schemas.pipeline import Pipeline, label, numeric, online
 
 README_EXAMPLE = '''
 """Is this payment fraud?"""

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.transport import private_names
-from streams.transport.fetch import take_run
+from streams.transport.take import take_run
 
 T = TP("events", 0)
 ABORT, COMMIT = 0, 1

@@ -64,7 +64,7 @@ class Scorer:
         from models.features import ColumnReader, Encoder
         from models.registry import open_registry
         from schemas.events import event_type
-        from schemas.pipeline import load_pipeline
+        from schemas.loading import load_pipeline
         from schemas.settings import Settings
 
         torch.set_num_threads(1)

@@ -150,17 +150,7 @@ async def read_call(
         if body and (encoding or framed):
             body = await intake.unpack(lambda: unpack_all(body, encoding, framed=framed))
             allowed.take(len(body))
-    query = parameters.get("query", "").encode()
-    # Rows in the body never become part of the text that is searched for the end of the SQL.
-    insert = split_insert(query) if query else split_insert(body)
-    content: tuple[bytes | memoryview, ...] = ()
-    if insert is not None:
-        content = (insert.data, body) if query else (insert.data,)
-        sql = insert.sql.encode()
-    else:
-        sql = query + b"\n" + body if query and body else query or body
-    if not sql.strip():
-        raise refusal(SYNTAX_ERROR, "Syntax error: Empty query.")
+    sql, insert, content = _statement(parameters.get("query", "").encode(), body)
     hidden = {name + end for name in (e.name for e in external) for end in _EXTERNAL_ENDS}
     header = request.headers
     return Call(
@@ -168,7 +158,7 @@ async def read_call(
         user=user,
         sql=sql,
         insert=insert,
-        content=tuple(piece for piece in content if len(piece)),
+        content=content,
         database=parameters.get("database")
         or header.get("X-ClickHouse-Database")
         or (database if database in (user.databases or (database,)) else user.databases[0]),
@@ -193,6 +183,23 @@ async def read_call(
         progress_s=_progress_s(parameters),
         external=external,
     )
+
+
+def _statement(
+    query: bytes, body: bytes
+) -> tuple[bytes, Insert | None, tuple[bytes | memoryview, ...]]:
+    """The SQL, the insert that it is if rows follow as data, and those rows in pieces."""
+    # Rows in the body never become part of the text that is searched for the end of the SQL.
+    insert = split_insert(query) if query else split_insert(body)
+    content: tuple[bytes | memoryview, ...] = ()
+    if insert is not None:
+        content = (insert.data, body) if query else (insert.data,)
+        sql = insert.sql.encode()
+    else:
+        sql = query + b"\n" + body if query and body else query or body
+    if not sql.strip():
+        raise refusal(SYNTAX_ERROR, "Syntax error: Empty query.")
+    return sql, insert, tuple(piece for piece in content if len(piece))
 
 
 _EXTERNAL_ENDS = ("_structure", "_types", "_format")
