@@ -56,6 +56,8 @@ def _send(request: dict[str, Any], events: list[tuple[str, bytes, bytes]]) -> li
             "partitioner": "murmur2_random",
         }
     )
+    # Or the first events would wait 100 ms until the client has heard of the topic.
+    producer.list_topics(request["topic"], timeout=10)
     topic, interval_s = request["topic"], 1.0 / request["rate"]
     started = time.time() + 0.5
     due = [started + i * interval_s for i in range(len(events))]
