@@ -158,8 +158,6 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         fetcher = consumer._fetcher
         if consumer._closed or fetcher._closed:
             raise ConsumerStoppedError
-        # With 100 ms a node is not asked again while any of its partitions holds undrained data.
-        fetcher._prefetch_backoff = 0
         with fetcher._subscriptions.fetch_context():
             return await self._drain(fetcher, active_partitions, timeout or 0.0, max_records)
 
