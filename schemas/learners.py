@@ -4,6 +4,9 @@ A snapshot is several records of one transaction, the same that commits the offs
 it has learned: first the pieces of its parts, keyed ``<shard>/<part>/<index>``, then the signed
 header, keyed ``<shard>``. Compaction keeps the newest of each key. A reader keeps the newest piece
 of each key and takes a header whose pieces have the digests that it names.
+
+Between two whole snapshots there are smaller ones for those who serve: ``<shard>/offer/<index>``
+and the header ``offer:<shard>``. Epochs count both.
 """
 
 import hashlib

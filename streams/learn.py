@@ -2,9 +2,10 @@
 
 The learner of a shard, the observer beside it and the offset up to which both have seen the
 examples are one state. Every turn takes what has arrived, and commits in one fenced transaction:
-evaluations and alarms, the offset, and a signed snapshot of the whole state. A worker that dies is
-continued from the last committed snapshot and the examples since; one that was replaced and does
-not know it yet is refused by the broker, so it can neither commit nor publish.
+evaluations and alarms, the offset, and, when one is due, a signed snapshot of the whole state. A
+worker that dies is continued from the last committed snapshot and the examples since; one that was
+replaced and does not know it yet is refused by the broker, so it can neither commit nor publish.
+Scorers do not wait for whole snapshots: between them the learner alone is offered.
 
 The state follows from the messages of the log and their order alone. So whatever dies when, the
 weights in the end are bit by bit those of a run that nothing interrupted.
@@ -34,7 +35,7 @@ from schemas.examples import read_examples
 from schemas.features import split
 from schemas.learners import LearnerHeader
 from schemas.pipeline import Pipeline
-from streams.learners import MODEL, OBSERVER, Snapshot, pack
+from streams.learners import MODEL, OBSERVER, OFFER, Snapshot, pack
 from streams.telemetry import Reporter
 from streams.transport.commit import Outgoing
 from streams.transport.records import Run
@@ -45,7 +46,10 @@ log = structlog.get_logger()
 TEACHING = ("final", "provisional", "corrected")
 """Kinds of examples that are learned, each with its weight."""
 SNAPSHOT_SHARE_MAX = 0.02
-"""Part of its time that a learner may spend on snapshots: a large one publishes more rarely."""
+"""Part of its time that a learner may spend on whole snapshots, and on offers as much again: what
+is large is published more rarely."""
+OFFER_S_MIN = 0.4
+"""Seconds between two offers of a shard: scorers load each of them."""
 DRAIN_MESSAGES_MAX = 256
 """Messages that one drain hands over, each of up to thousands of examples."""
 SNAPSHOT_MESSAGES_MAX = 512
@@ -101,9 +105,11 @@ class LearnState:
         self._record = _Record(1, 0, "", 0, 0, 0, 0)
         self._messages = self._check = 0
         """Messages since the snapshot, and a checksum over them and what was said about them."""
+        self._unpublished = 0
+        """Examples learned that no published snapshot knows."""
         self._reset = False
         self._live = False
-        self._due_at_s = 0.0
+        self._due_at_s = self._offer_at_s = 0.0
 
     # -- recovery
 
@@ -112,7 +118,7 @@ class LearnState:
         found = self._read_back(self._shard)
         if not metadata:
             # A group that starts anew goes on with the epochs of what it finds: they only grow.
-            self._record.epoch = found.header.epoch if found else 0
+            self._record.epoch = max(found.header.epoch, found.epoch_newest) if found else 0
             self._live = True
             return (0,), []
         try:
@@ -125,10 +131,10 @@ class LearnState:
         if found is None or found.signed != record.signed:
             raise SetupError(
                 f"could not restore shard {self._shard} of {self._pipeline.name}: the newest "
-                f"trusted snapshot on {self._topics.learners.name} is epoch="
-                f"{found.header.epoch if found else None}, committed is epoch={record.epoch}. Was "
-                "the topic made anew, or the signing key replaced? Trust the old key, or start the "
-                "group under another name: it then learns again from the oldest example."
+                f"trusted snapshot on {self._topics.learners.name} is of offset="
+                f"{found.header.position if found else None}, committed is one of {record.base}. "
+                "Was the topic made anew, or the signing key replaced? Trust the old key, or start "
+                "the group under another name: it then learns again from the oldest example."
             )
         self._load(found)
         turns = [(record.end,)] if record.end > record.base else []
@@ -176,8 +182,11 @@ class LearnState:
                 learned += self._rows.teaching
                 self._messages += 1
             self._record.end = run.next_offset
-        if self._live and self._due(learned):
+        self._unpublished += learned
+        if self._live and self._due():
             outgoing.append(self._publish(self._record.end))
+        elif self._live and self._unpublished and self.model and self._clock() >= self._offer_at_s:
+            outgoing.append(self._offer(self.model, self._record.end))
         self._counters["examples_learned"] += learned
         self._counters["alarms"] += len(alarms)
         for topic, values in (
@@ -229,39 +238,57 @@ class LearnState:
 
     # -- snapshots
 
-    def _due(self, learned: int) -> bool:
+    def _due(self) -> bool:
         if not self._record.signed or self._reset or self._messages >= SNAPSHOT_MESSAGES_MAX:
             return True
-        return learned > 0 and self._clock() >= self._due_at_s
+        return self._unpublished > 0 and self._clock() >= self._due_at_s
 
     def _publish(self, position: int) -> Outgoing:
         started_s, started = self._clock(), time.perf_counter()
-        model = self.model
         parts = {OBSERVER: self._observer.snapshot()}
-        if model is not None:
-            parts[MODEL] = model.snapshot()
+        if self.model is not None:
+            parts[MODEL] = self.model.snapshot()
+        records, epoch, signed = self._pack(parts, position, started_s)
+        self._record = _Record(1, epoch, signed, position, position, 0, 0)
+        self._messages = self._check = 0
+        self._reset = False
+        cost_s = time.perf_counter() - started
+        self._due_at_s = started_s + cost_s / SNAPSHOT_SHARE_MAX
+        self._offer_at_s = started_s + OFFER_S_MIN
+        self._counters["snapshots"] += 1
+        self._counters["snapshot_s"] += cost_s
+        return records
+
+    def _offer(self, model: OnlineModel, position: int) -> Outgoing:
+        started_s, started = self._clock(), time.perf_counter()
+        records, self._record.epoch, _ = self._pack({OFFER: model.snapshot()}, position, started_s)
+        cost_s = time.perf_counter() - started
+        self._offer_at_s = started_s + max(OFFER_S_MIN, cost_s / SNAPSHOT_SHARE_MAX)
+        self._counters["offers"] += 1
+        self._counters["offer_s"] += cost_s
+        return records
+
+    def _pack(
+        self, parts: dict[str, bytes], position: int, taken_at_s: float
+    ) -> tuple[Outgoing, int, str]:
+        """The records, their epoch, and what names the signed header."""
+        learner = self.model.learner if self.model else None
         header = LearnerHeader(
             pipeline=self._pipeline.name,
             shard=self._shard,
             epoch=self._record.epoch + 1,
             position=position,
             fingerprint=self._fingerprint,
-            rows_learned=model.learner.rows_learned if model else 0,
-            taken_at_ms=int(started_s * 1000),
+            rows_learned=learner.rows_learned if learner else 0,
+            taken_at_ms=int(taken_at_s * 1000),
             parts={},
         )
         records, signed = pack(self._topics.learners.name, header, parts, self._keyring)
-        self._record = _Record(1, header.epoch, signed, position, position, 0, 0)
-        self._messages = self._check = 0
-        self._reset = False
-        cost_s = time.perf_counter() - started
-        self._due_at_s = started_s + cost_s / SNAPSHOT_SHARE_MAX
-        self._counters["snapshots"] += 1
-        self._counters["snapshot_s"] += cost_s
+        self._unpublished = 0
         self._counters["position"] = position
-        if model is not None:
-            self._counters["rows_refused"] = model.learner.rows_refused
-        return records
+        if learner is not None:
+            self._counters["rows_refused"] = learner.rows_refused
+        return records, header.epoch, signed
 
     def record(self, offsets: Offsets) -> str:
         """See `State.record`."""

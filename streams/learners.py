@@ -7,7 +7,7 @@ than what was taken before: a record that somebody kept and sends again is refus
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cramjam
 import msgspec
@@ -43,7 +43,10 @@ log = structlog.get_logger()
 
 PURPOSE = "learner snapshot"
 MODEL, OBSERVER = "model", "observer"
-"""The parts of a snapshot: what learned, and what watched."""
+"""The parts of a whole snapshot: what learned, and what watched."""
+OFFER = "offer"
+"""The one part of a snapshot for those who serve: what learned. Where it is small it is published
+with every turn, a whole one rarely: what watched grows with the predictions that wait."""
 POLL_MS = 100
 RETRY_S = 1.0
 READ_STALL_S_MAX = 60.0
@@ -58,6 +61,13 @@ class Snapshot:
     signed: str
     """SHA-256 of the signed header: names exactly this snapshot."""
     parts: Mapping[str, bytes]
+    epoch_newest: int = 0
+    """Of the shard, offers included; only `read_snapshots` knows it."""
+
+    @property
+    def model(self) -> bytes | None:
+        """What learned; None if there is nothing to serve in it."""
+        return self.parts.get(OFFER, self.parts.get(MODEL))
 
 
 def pack(
@@ -81,7 +91,12 @@ def pack(
     signed = keyring.sign(PURPOSE, encode_header(full))
     keys = [_piece(full.shard, name, i) for name, cut in packed.items() for i in range(len(cut))]
     values = [piece for cut in packed.values() for piece in cut]
-    return Outgoing(topic, 0, [*values, signed], [*keys, b"%d" % full.shard]), sha256(signed)
+    return Outgoing(topic, 0, [*values, signed], [*keys, _key(full)]), sha256(signed)
+
+
+def _key(header: LearnerHeader) -> bytes:
+    """Offers have a key of their own, or compaction would take the whole snapshot for one."""
+    return b"%s%d" % (b"offer:" if header.parts.keys() == {OFFER} else b"", header.shard)
 
 
 def _piece(shard: int, part: str, index: int) -> bytes:
@@ -103,7 +118,7 @@ class Assembler:
         self._epochs: dict[int, int] = {}
 
     def take(self, key: bytes | None, value: bytes | None) -> Snapshot | None:
-        """The snapshot that this record completes, if it does.
+        """The snapshot that this record completes, if it does and has a wanted part.
 
         Raises:
             SignatureRefused: nobody trusted signed the header.
@@ -119,7 +134,7 @@ class Assembler:
                 self._bound()
             return None
         header = decode_header(self._keyring.open(PURPOSE, value))
-        if header.pipeline != self._pipeline or key != b"%d" % header.shard:
+        if header.pipeline != self._pipeline or key != _key(header):
             raise ModelError(
                 f"could not use a learner snapshot: it is of pipeline={header.pipeline} "
                 f"shard={header.shard}, found at pipeline={self._pipeline} key={key!r}"
@@ -136,7 +151,11 @@ class Assembler:
             if name in self._wanted
         }
         self._epochs[header.shard] = header.epoch
-        return Snapshot(header, sha256(value), parts)
+        return Snapshot(header, sha256(value), parts) if parts else None
+
+    def epoch(self, shard: int) -> int:
+        """The newest of a shard that was seen; 0 before the first."""
+        return self._epochs.get(shard, 0)
 
     def _part(self, header: LearnerHeader, name: str, digests: list[str]) -> bytes:
         cut = [self._pieces.get(_piece(header.shard, name, i), b"") for i in range(len(digests))]
@@ -156,7 +175,7 @@ class Assembler:
 async def read_snapshots(
     pipeline: Pipeline, settings: Settings, keyring: Keyring
 ) -> dict[int, Snapshot]:
-    """The newest snapshot of each shard; those that cannot be trusted are logged and left out.
+    """The newest whole snapshot of each shard; what cannot be trusted is logged and left out.
 
     Raises:
         KafkaUnavailable: the broker does not answer.
@@ -183,7 +202,7 @@ async def read_snapshots(
         raise KafkaUnavailable(f"could not read {place}: {cause!r}") from cause
     finally:
         await consumer.stop()
-    return found
+    return {s: replace(one, epoch_newest=assembler.epoch(s)) for s, one in found.items()}
 
 
 def _taken(assembler: Assembler, record: object) -> Snapshot | None:
@@ -222,7 +241,7 @@ class LearnerUpdates:
         self._topic = TopicPartition(pipeline.topics.learners.name, 0)
         self._settings = settings
         self._counters = reporter.counters
-        self._assembler = Assembler(pipeline.name, keyring, wanted={MODEL})
+        self._assembler = Assembler(pipeline.name, keyring, wanted={MODEL, OFFER})
         self._load = load
         self._fingerprint = fingerprint
         self._consumer: AIOKafkaConsumer | None = None
@@ -249,7 +268,7 @@ class LearnerUpdates:
 
     async def _offer(self, champion: Champion, shard: int, snapshot: Snapshot) -> None:
         header = snapshot.header
-        if header.fingerprint != self._fingerprint or MODEL not in snapshot.parts:
+        if header.fingerprint != self._fingerprint or snapshot.model is None:
             self._counters["learners_refused"] += 1
             log.info("learner of another declaration", shard=shard, found=header.fingerprint)
             return
@@ -285,7 +304,8 @@ def follow_learners(
 
     def restored(snapshot: Snapshot) -> Served:
         model = OnlineModel(pipeline)  # the first one imports River or torch: seconds
-        model.restore(snapshot.parts[MODEL])
+        assert snapshot.model is not None
+        model.restore(snapshot.model)
         return Served(model, snapshot.header.position)
 
     async def load(snapshot: Snapshot) -> Served:

@@ -23,6 +23,7 @@ except ImportError as missing:
     ) from missing
 
 from streams.bench import first as first_
+from streams.bench import label_latency as labels_
 from streams.bench import land as land_
 from streams.bench import latency as latency_
 from streams.bench import memory as memory_
@@ -173,6 +174,27 @@ def latency(
         from streams.bench.plot import draw
 
         plot.write_text(draw(result), encoding="utf-8")
+
+
+@click.command("labels")
+@_options
+@click.option("--seconds", type=click.FloatRange(4.0), default=20.0, show_default=True)
+@click.option("--rate", "rates", type=click.IntRange(1, 20_000), multiple=True, help="Events/s.")
+@click.option(
+    "--open", "open_rows", type=click.IntRange(0), default=labels_.OPEN_ROWS, show_default=True
+)
+def labels(seconds: float, rates: tuple[int, ...], open_rows: int, **common: Any) -> None:
+    """Send events and labels open loop; time each label to a prediction that knows it.
+
+    \b
+    Example:
+      tidemill bench labels --rate 500 --json | jq '.results[].to_prediction_ms'
+    """  # noqa: D301
+    rates = rates or labels_.RATES
+    _one(
+        lambda stand: labels_.run(stand, seconds=seconds, rates=rates, open_rows=open_rows),
+        **common,
+    )
 
 
 @click.command("first")

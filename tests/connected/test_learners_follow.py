@@ -12,7 +12,7 @@ from models.hybrid import OnlineModel
 from models.signing import Keyring, load_keyring
 from schemas.learners import LearnerHeader
 from streams.learn import ExampleReader
-from streams.learners import MODEL, OBSERVER, fingerprint, follow_learners, pack
+from streams.learners import MODEL, OBSERVER, OFFER, fingerprint, follow_learners, pack
 from streams.telemetry import Reporter
 from streams.transport.administration import create_topics
 from tests.connected.learning import declare, message, settings_of
@@ -52,12 +52,13 @@ async def test_snapshots_are_taken_up_and_foreign_ones_are_not(kafka, tmp_path: 
             examples["model_version"].to_pylist(), reader.labels, reader.weights,
         )  # fmt: skip
 
-    async def publish(epoch: int, *, keyring=own, of=named, shard=0, spoil=False) -> None:
+    async def publish(epoch: int, *, keyring=own, of=named, whole=True, spoil=False) -> None:
         header = LearnerHeader(
-            pipeline=pipeline.name, shard=shard, epoch=epoch, position=100 * epoch, fingerprint=of,
+            pipeline=pipeline.name, shard=0, epoch=epoch, position=100 * epoch, fingerprint=of,
             rows_learned=1, taken_at_ms=1, parts={},
         )  # fmt: skip
         parts = {MODEL: model.snapshot(), OBSERVER: b"watched"}
+        parts = parts if whole else {OFFER: model.snapshot()}
         records, _ = pack(pipeline.topics.learners.name, header, parts, keyring)
         for key, value in zip(records.keys, records.values, strict=True):
             spoiled = value[:-1] + b"\0" if spoil and b"/model/" in key else value
@@ -83,7 +84,10 @@ async def test_snapshots_are_taken_up_and_foreign_ones_are_not(kafka, tmp_path: 
         await publish(1)  # sent again
         await publish(8)
         await until(800)
-        assert reporter.counters["learner_swaps"] == 3
+        learn(3)
+        await publish(9, whole=False)
+        await until(900)
+        assert reporter.counters["learner_swaps"] == 4
         assert reporter.counters["learners_refused"] == 1  # the other declaration's
     finally:
         following.cancel()

@@ -8,7 +8,7 @@ from models.signing import Keyring
 from schemas.errors import ChecksumMismatch, ModelError, SchemaError, SetupError, SignatureRefused
 from schemas.learners import LearnerHeader, decode_header, encode_header
 from streams import learners
-from streams.learners import MODEL, OBSERVER, PURPOSE, Assembler, pack
+from streams.learners import MODEL, OBSERVER, OFFER, PURPOSE, Assembler, pack
 
 RING = Keyring(Ed25519PrivateKey.from_private_bytes(b"1" * 32))
 STRANGER = Keyring(Ed25519PrivateKey.from_private_bytes(b"2" * 32))
@@ -117,3 +117,17 @@ def test_headers_only_grow() -> None:
     for broken in (b"", b"\xff\xff", msgspec.msgpack.encode({"pipeline": "shop"})):
         with pytest.raises(SchemaError):
             decode_header(broken)
+
+
+def test_an_offer_is_for_those_who_serve_and_takes_nothing_from_a_whole_snapshot() -> None:
+    """Recovery needs the whole one, however often compaction has passed since."""
+    whole, offer = records(epoch=1)[0], records(epoch=2, parts={OFFER: b"newer"})[0]
+    assert not {key for key, _ in whole} & {key for key, _ in offer}
+    serving = Assembler("shop", RING, wanted={MODEL, OFFER})
+    assert [read(found, serving).model for found in (whole, offer)] == [PARTS[MODEL], b"newer"]
+    recovering = Assembler("shop", RING, wanted={MODEL, OBSERVER})
+    assert read(whole, recovering).parts == PARTS
+    assert read(offer, recovering) is None
+    assert recovering.epoch(0) == 2
+    with pytest.raises(ModelError, match="key=b'0'"):
+        read([*offer[:-1], (b"0", offer[-1][1])])
