@@ -120,6 +120,10 @@ class Settings:
     land_age_ms_max: int = 1_000
     """Age of the oldest waiting row before a smaller range is landed."""
 
+    land_few_age_ms_max: int = 200
+    """The same for predictions and dead letters while they are few: somebody may wait for them, and
+    five small inserts a second cost little."""
+
     land_buffer_rows_max: int = 400_000
     """Rows waiting in a lander, over all its partitions, before it stops fetching. Ranges that a
     dead worker left pending come on top, at most ``land_rows_max`` for each partition."""

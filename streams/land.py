@@ -48,6 +48,10 @@ BUFFER_BYTES_MAX = 256 << 20
 """Memory of waiting rows, beside ``land_buffer_rows_max``: one dead letter may hold a megabyte."""
 RANGE_BYTES_MAX = 64 << 20
 """Memory of one range, beside ``land_rows_max``; only a chunk that is larger alone exceeds it."""
+AWAITED = frozenset({"scored", "dead_letters"})
+FEW_ROWS_MAX = 2_000
+"""So many rows of an awaited table land after ``land_few_age_ms_max``; small inserts of more would
+cost the store twice as much per row."""
 STAMP = pa.timestamp("ms", tz="UTC")
 
 
@@ -102,16 +106,14 @@ class Lander:
         self._tasks: dict[TP, asyncio.Task[None]] = {}
         self._room = asyncio.Event()
         self._rejects: list[DeadLetter] = []
-        topics = pipeline.topics
+        topics, arrow = pipeline.topics, self._arrow
+        evaluations = partial(arrow, "evaluations", read_evaluations)
         self._table: dict[str, tuple[str, Callable[[Run], Iterator[Chunk]]]] = {
-            topics.scored.name: ("scored", partial(self._arrow, "scored", read_scored)),
+            topics.scored.name: ("scored", partial(arrow, "scored", read_scored)),
             topics.labels.name: ("labels", self._labels),
             topics.examples.name: ("examples", self._examples),
             topics.dead_letters.name: ("dead_letters", self._dead_letters),
-            topics.evaluations.name: (
-                "evaluations",
-                partial(self._arrow, "evaluations", read_evaluations),
-            ),
+            topics.evaluations.name: ("evaluations", evaluations),
             topics.alarms.name: ("alarms", self._alarms),
         }
 
@@ -154,6 +156,8 @@ class Lander:
             rows_max=settings.land_rows_max,
             bytes_max=RANGE_BYTES_MAX,
             age_s_max=settings.land_age_ms_max / 1000,
+            few_rows_max=FEW_ROWS_MAX if table in AWAITED else 0,
+            few_age_s_max=min(settings.land_few_age_ms_max, settings.land_age_ms_max) / 1000,
             on_landed=lambda rows, seconds: self._landed(table, rows, seconds),
             on_store=self._store_state,
             on_room=self._room.set,

@@ -141,6 +141,8 @@ class PartitionLander:
     rows_max: int = 100_000
     bytes_max: int = 64 << 20
     age_s_max: float = 1.0
+    few_rows_max: int = 0
+    few_age_s_max: float = 0.2
     on_landed: Callable[[int, float], None] = lambda _rows, _seconds: None
     on_store: Callable[[str], None] = lambda _trouble: None
     on_room: Callable[[], None] = lambda: None
@@ -198,7 +200,8 @@ class PartitionLander:
                 if not await self._wait(timeout):
                     return None
                 continue
-            left_s = self._oldest + self.age_s_max - self.clock()
+            few = self.rows_waiting <= self.few_rows_max
+            left_s = self._oldest + (self.few_age_s_max if few else self.age_s_max) - self.clock()
             if left_s <= 0:
                 break
             await self._wait(left_s)

@@ -189,6 +189,7 @@ class Worker:
             rows_max=self.random.choice([5, 20, 60]),
             bytes_max=self.random.choice([100, 1_000_000]),
             age_s_max=self.random.choice([0.01, 0.5, 1.0]),
+            few_rows_max=self.random.choice([0, 3]),
             clock=asyncio.get_running_loop().time,
             jitter=self.random,
         )

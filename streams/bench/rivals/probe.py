@@ -29,7 +29,7 @@ def main() -> None:
     seen: dict[str, float] = {}
     reading, ready = threading.Event(), threading.Event()
     reader = threading.Thread(
-        target=_read, args=(request, len(events), seen, reading, ready), daemon=True
+        target=_read, args=(request, {e[0] for e in events}, seen, reading, ready), daemon=True
     )
     reader.start()
     assert ready.wait(30), "the reader did not start"
@@ -72,12 +72,12 @@ def _send(request: dict[str, Any], events: list[tuple[str, bytes, bytes]]) -> li
 
 def _read(
     request: dict[str, Any],
-    count: int,
+    wanted: set[str],
     seen: dict[str, float],
     stop: threading.Event,
     ready: threading.Event,
 ) -> None:
-    """Note when the prediction of each event was first read."""
+    """Note when the prediction of each wanted event was first read."""
     consumer = Consumer(
         {
             "bootstrap.servers": request["kafka"],
@@ -92,14 +92,16 @@ def _read(
         [TopicPartition(request["answers"], p, offset) for p, offset in enumerate(offsets)]
     )
     ready.set()
-    while len(seen) < count and not stop.is_set():
+    while len(seen) < len(wanted) and not stop.is_set():
         # Not `consume(500, 0.01)`: it waits all of its time for the 500th.
         if (first := consumer.poll(0.01)) is None:
             continue
         now = time.time()
         for message in (first, *consumer.consume(500, timeout=0)):
             if message.error() is None:
-                seen.setdefault(_decode(message.value() or b"").event_id, now)
+                event_id = _decode(message.value() or b"").event_id
+                if event_id in wanted:
+                    seen.setdefault(event_id, now)
     consumer.close()
 
 
