@@ -1,14 +1,6 @@
-"""Feeds a real learn worker with examples, kills it at a named point, and says what it must know.
-
-`python -m tests.connected.learning '{...}'` runs one worker, as `tidemill worker learn` does.
-"""
+"""Feeds a real learn worker with examples, kills it at a named point, and says what it must know."""
 
 import asyncio
-import json
-import os
-import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +22,7 @@ from streams.transport.records import Run
 from tests.connected.chaining import Killer
 from tests.connected.copying import read_all
 
-POINTS = ("snapshot", "computed", "offsets", "committed", "replay")
+POINTS = ("snapshot", "offer", "computed", "offsets", "committed", "replay")
 PARTITIONS = 2
 DECLARATION = """
 from schemas.pipeline import Pipeline, category, label, numeric, online
@@ -187,8 +179,8 @@ async def agrees(settings: Settings, pipeline: Pipeline, feed: Feed, *, worker) 
     for _ in range(30):
         await feed.once()  # a snapshot is taken with a turn: so there is always another one
         await asyncio.sleep(1.0)
-        if worker.returncode is not None:
-            return f"the worker ended with {worker.returncode}"
+        if not worker.alive:
+            return "the worker ended"
         wanted = await expected(settings, pipeline, settings.home)
         found = await knowledge(settings, pipeline)
         if found == wanted:
@@ -200,33 +192,25 @@ async def agrees(settings: Settings, pipeline: Pipeline, feed: Feed, *, worker) 
     return said
 
 
-def start(file: Path, settings: Settings, log, *, point="", number=0, name="learn"):
-    """A worker process that ends itself with SIGKILL at a point."""
-    options = {"file": str(file), "point": point, "number": number, "name": name}
-    mine = {k: v for k, v in os.environ.items() if not k.startswith("TIDEMILL_")}
-    return asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.connected.learning",
-        json.dumps(options),
-        stdout=log,
-        stderr=log,
-        env={**mine, **settings.environment()},
-    )
+def arm(point: str, number: int) -> None:
+    """Let this process end itself with SIGKILL the ``number``-th time it passes ``point``.
 
-
-def arm(killer: Killer) -> None:
-    """Let ``killer`` know when the worker passes one of `POINTS`."""
+    Whole snapshots are made rare, so that there are offers between them and much to repeat.
+    """
+    import streams.learn
     from streams.learn import LearnState
 
+    streams.learn.SNAPSHOT_SHARE_MAX = 0.002
+    killer = Killer(point, number)
     hooks = {
-        "_publish": "snapshot", "record": "computed", "committed": "committed", "verify": "replay",
+        "_publish": "snapshot", "_offer": "offer", "record": "computed", "committed": "committed",
+        "verify": "replay",
     }  # fmt: skip
-    for name, point in hooks.items():
+    for name, passed in hooks.items():
         original = getattr(LearnState, name)
 
-        def hooked(self, *arguments, _original=original, _point=point):
-            killer(_point)
+        def hooked(self, *arguments, _original=original, _passed=passed):
+            killer(_passed)
             return _original(self, *arguments)
 
         setattr(LearnState, name, hooked)
@@ -237,24 +221,3 @@ def arm(killer: Killer) -> None:
         await ending(self)
 
     AIOKafkaProducer.commit_transaction = commit_transaction
-
-
-def end_with_parent(parent: int) -> None:
-    """A failed test run leaves nothing behind."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
-
-
-def main() -> None:
-    from streams.worker import run_worker
-
-    options = json.loads(sys.argv[1])
-    arm(Killer(options["point"], options["number"]))
-    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
-    settings = Settings.from_environment()
-    sys.exit(run_worker("learn", options["file"], settings, name=options["name"]))
-
-
-if __name__ == "__main__":
-    main()

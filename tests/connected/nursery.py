@@ -1,4 +1,4 @@
-"""Join workers that start in a moment: forked from a process that has imported everything.
+"""Workers that start in a moment: forked from a process that has imported everything.
 
 A worker spends most of its start on imports, which is not what a schedule of kills is about.
 `python -m tests.connected.nursery` reads one JSON object a line and answers with the process id of
@@ -17,15 +17,28 @@ from typing import Self
 from schemas.settings import Settings
 
 GONE_S_MAX = 60.0
+ENDED = "worker ended itself with"
+IMPORTS = {
+    "join": ["streams.join", "streams.transport.again"],
+    "learn": ["streams.learn", "streams.transport.again", "models.river_learners"],
+}
 _PARENT_DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class Nursery:
-    """Forks workers."""
+    """Forks workers.
+
+    Args of the constructor:
+        roles: What they will be; everything that these roles import is imported once.
+    """
+
+    def __init__(self, *roles: str) -> None:
+        self._roles = roles or ("join",)
+        self._count = 0
 
     async def __aenter__(self) -> Self:
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.connected.nursery",
+            sys.executable, "-m", "tests.connected.nursery", *self._roles,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         return self
@@ -36,8 +49,20 @@ class Nursery:
 
     async def join(self, file: Path, settings: Settings) -> "Forked":
         """A joiner, as `tidemill worker join` runs it."""
-        log = settings.home / "worker.log"
-        order = {"file": str(file), "environment": settings.environment(), "log": str(log)}
+        return await self._fork(settings, role="join", file=str(file))
+
+    async def learn(
+        self, file: Path, settings: Settings, *, point: str = "", number: int = 0, name: str = ""
+    ) -> "Forked":
+        """A learner that ends itself with SIGKILL at a point of `tests.connected.learning`."""
+        return await self._fork(
+            settings, role="learn", file=str(file), point=point, number=number, name=name
+        )
+
+    async def _fork(self, settings: Settings, **order: object) -> "Forked":
+        self._count += 1
+        log = settings.home / f"worker-{self._count}.log"
+        order |= {"environment": settings.environment(), "log": str(log)}
         self.process.stdin.write(json.dumps(order).encode() + b"\n")
         return Forked(int(await self.process.stdout.readline()), log)
 
@@ -56,10 +81,19 @@ class Forked:
     def log(self) -> str:
         return self._log.read_text()
 
+    @property
+    def ended_itself(self) -> bool:
+        """It said so: what SIGKILL ends says nothing."""
+        return ENDED in self.log
+
     async def end(self, number: signal.Signals) -> None:
         """Send a signal that ends it, and wait until it is gone."""
         os.kill(self.pid, number)
-        async with asyncio.timeout(GONE_S_MAX):
+        await self.gone()
+
+    async def gone(self, *, limit_s: float = GONE_S_MAX) -> None:
+        """Wait until it is."""
+        async with asyncio.timeout(limit_s):
             while self.alive:
                 await asyncio.sleep(0.02)
 
@@ -79,11 +113,16 @@ def _work(order: dict) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         from streams.worker import run_worker
 
+        role, file = order["role"], order["file"]
+        if order.get("point"):
+            from tests.connected.learning import arm
+
+            arm(order["point"], order["number"])
+        name = order.get("name") or f"{Path(file).stem}-{role}-0"
         settings = Settings.from_environment(order["environment"])
-        code = run_worker(
-            "join", order["file"], settings, name=f"{Path(order['file']).stem}-join-0"
-        )
+        code = run_worker(role, file, settings, name=name)
     finally:
+        print(f"{ENDED} {code}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(code)
 
@@ -94,8 +133,9 @@ def main() -> None:
     from schemas.arrow import spare_pandas
 
     spare_pandas()
-    for name in ("join", "worker", "transport.again", "transport.commit", "transport.turns"):
-        __import__(f"streams.{name}")
+    wanted = ["streams.worker", "streams.transport.commit", "streams.transport.turns"]
+    for name in (*wanted, *(name for role in sys.argv[1:] for name in IMPORTS[role])):
+        __import__(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
     for line in sys.stdin:
         pid = os.fork()
