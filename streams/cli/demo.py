@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from schemas.pipeline import Pipeline
     from schemas.settings import Settings
+    from streams.reconcile import Reconciliation
     from streams.replay import Replay, Sent
 
 LAND_S_MAX = 120.0
@@ -51,7 +52,7 @@ def command(pipeline: str, events: int, rate: float, workers: int, leave: bool) 
     from schemas.settings import Settings
     from streams.cli.assembly import assembled
     from streams.cli.named import Named
-    from streams.cli.reconcile import print_books, run_reconcile
+    from streams.cli.reconcile import print_books
     from streams.cli.up import print_endpoints, print_next
     from streams.replay import Pace, Replay, history_slice
 
@@ -74,7 +75,7 @@ def command(pipeline: str, events: int, rate: float, workers: int, leave: bool) 
         started_ms = int(time.time() * 1000)
         landed_all = asyncio.run(_drive(replay, rows))
         print_report(rows, replay.sent, started_ms)
-        books = run_reconcile(named.pipeline, stack.settings)
+        books = _closed_books(named.pipeline, stack.settings)
         print_books(books)
         exact = landed_all and books.exact
         if not leave:
@@ -176,6 +177,19 @@ async def _wait_landed(replay: "Replay", rows: Landed, bar: "Progress") -> bool:
         if time.monotonic() - moved_at > LAND_S_MAX:
             return False
         await asyncio.sleep(POLL_S)
+
+
+def _closed_books(pipeline: "Pipeline", settings: "Settings") -> "Reconciliation":
+    """The books once nothing is on its way: labels join their predictions a moment later."""
+    from streams.cli.reconcile import run_reconcile
+
+    deadline = time.monotonic() + LAND_S_MAX
+    while True:
+        books = run_reconcile(pipeline, settings)
+        moving = books.ledger is None or books.waiting > 0
+        if books.findings or not moving or time.monotonic() > deadline:
+            return books
+        time.sleep(POLL_S)
 
 
 def print_report(rows: Landed, sent: "Sent", started_ms: int) -> None:

@@ -125,8 +125,7 @@ def test_demo_reports_and_balances(demo: Running) -> None:
     assert f"exact  {EVENTS:,} events = {EVENTS:,} predictions + 0 dead letters" in output
     assert "AUC 0." in output
     assert "p50 / p99" in output
-    books = demo.books()
-    assert books["exact"] is True
+    books = demo.wait_for_books(exact=True)
     assert (books["events"], books["predictions"], books["rows"]) == (EVENTS,) * 3
     assert books["labels"] == books["label_rows"] == sum(i % 10 > 0 for i in range(EVENTS))
     assert (books["ledger"]["missing"], books["ledger"]["exact"]) == (0, True)
