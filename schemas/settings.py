@@ -153,7 +153,7 @@ class Settings:
     trusted_keys: str = ""
     """Public keys of other signers, hexadecimal, with commas between them."""
 
-    learn_turn_ms_max: int = 200
+    learn_turn_ms_max: int = 100
     """How long a learner gathers examples before it learns, commits and publishes."""
 
     def __post_init__(self) -> None:

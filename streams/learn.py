@@ -48,12 +48,21 @@ TEACHING = ("final", "provisional", "corrected")
 SNAPSHOT_SHARE_MAX = 0.02
 """Part of its time that a learner may spend on whole snapshots, and on offers as much again: what
 is large is published more rarely."""
-OFFER_S_MIN = 0.4
+OFFER_S_MIN = 0.2
 """Seconds between two offers of a shard: scorers load each of them."""
 DRAIN_MESSAGES_MAX = 256
 """Messages that one drain hands over, each of up to thousands of examples."""
 SNAPSHOT_MESSAGES_MAX = 512
 """Messages after which a snapshot is due, whatever it costs: bounds what a restart reads again."""
+
+
+METERED = (
+    "predictions", "labels", "provisional", "corrected", "expired", "evicted", "correct",
+    "log_loss", "squared_error", "absolute_error", "checked", "checked_correct",
+    "checked_estimated_correct",
+)  # fmt: skip
+"""Sums of what was served that are metrics as well, as ``served_<name>``, since the worker began;
+what they mean is in `schemas.evaluations`."""
 
 
 class _Record(msgspec.Struct, array_like=True):
@@ -178,6 +187,7 @@ class LearnState:
                 seen = self._message(run, index, value or b"", outgoing)
                 if seen.evaluations is not None and seen.evaluations.num_rows:
                     evaluations.append(write_evaluations(seen.evaluations))
+                    self._meter(seen.evaluations)
                 alarms.extend(encode_alarm(alarm) for alarm in seen.alarms)
                 learned += self._rows.teaching
                 self._messages += 1
@@ -216,6 +226,12 @@ class LearnState:
         for said in scores.values():
             self._check = zlib.crc32(said.tobytes(), self._check)
         return self._observer.observe(examples, scores)
+
+    def _meter(self, evaluations: pa.RecordBatch) -> None:
+        if self._live:  # what is repeated after a crash was counted before it
+            served = evaluations.filter(pc.equal(evaluations["subject"], "served"))
+            for name in METERED:
+                self._counters[f"served_{name}"] += float(pc.sum(served[name]).as_py() or 0)
 
     def _dead_letter(self, run: Run, index: int, value: bytes, why: str) -> Outgoing:
         self._counters["dead_letters"] += 1

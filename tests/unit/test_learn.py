@@ -7,9 +7,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from faust.types import TP
 
 from models.hybrid import OnlineModel
+from models.measures import summed
 from models.observer import PipelineObserver
 from models.signing import Keyring
 from schemas.errors import SetupError
+from schemas.evaluations import read_evaluations
 from schemas.pipeline import Pipeline, category, label, numeric, online
 from streams.learn import LearnState
 from streams.learners import MODEL, OBSERVER, OFFER, Assembler
@@ -152,7 +154,7 @@ def test_between_whole_snapshots_what_was_learned_is_offered(tmp_path) -> None:
         topic.publish(made.turn([[run(end - 1, end)]]))
         made._due_at_s = 1e9
         text = made.record((end,))
-        clock[0] += 0.25  # so every other turn has an offer
+        clock[0] += 0.15  # so every other turn has an offer
     assert (counters["snapshots"], counters["offers"]) == (1, 2)
     assert [(s.header.epoch, s.header.position) for s in topic.offered()] == [
         (1, 1),
@@ -273,3 +275,24 @@ def test_without_a_learner_the_observer_works_alone(tmp_path) -> None:
     assert set(topic.newest().parts) == {OBSERVER}
     again, _, _ = recovered(tmp_path, topic, text, pipeline)
     assert again._observer.snapshot() == made._observer.snapshot()
+
+
+def test_the_quality_of_what_is_served_is_a_metric(tmp_path) -> None:
+    """The sums of its evaluations, and nothing that is repeated after a crash."""
+    topic = Topic()
+    made, counters = state(tmp_path, topic)
+    made.restore("")
+    said = []
+    for end in (3, 5):
+        outgoing = made.turn([[run(0 if end == 3 else 3, end)]])
+        topic.publish(outgoing)
+        said += [v for part in outgoing if part.topic == "shop.evaluations" for v in part.values]
+        text = made.record((end,))
+    served = summed(map(read_evaluations, said))["served"]
+    for name in ("predictions", "labels", "correct", "corrected", "expired", "checked"):
+        assert counters[f"served_{name}"] == served.counts[name], name
+    for name in ("log_loss", "squared_error", "checked_estimated_correct"):
+        assert counters[f"served_{name}"] == pytest.approx(served.sums[name], rel=1e-9), name
+    assert served.counts["labels"] > 20
+    _, _, again = recovered(tmp_path, topic, text)
+    assert again["served_labels"] == 0
