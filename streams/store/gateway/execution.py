@@ -329,6 +329,9 @@ def _send(connection: Any, sql: str, form: str, content: tuple[bytes | memoryvie
 
 def _slices(content: tuple[bytes | memoryview, ...]) -> Iterator[bytes]:
     for piece in content:
+        if isinstance(piece, bytes) and len(piece) <= SLICE_BYTES:
+            yield piece
+            continue
         view = memoryview(piece)
         for start in range(0, len(view), SLICE_BYTES):
             yield bytes(view[start : start + SLICE_BYTES])

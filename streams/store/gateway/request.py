@@ -24,6 +24,8 @@ from streams.store.gateway.statement import Insert, split_insert
 from streams.store.gateway.users import User
 
 SESSION_S_MAX = 3600.0
+PIECE_BYTES_MIN = 16 << 10
+"""Smaller pieces of a body are gathered to this size."""
 
 # Parameters that are for the server and not settings of the engine.
 _TRANSPORT = frozenset(
@@ -138,7 +140,7 @@ async def read_call(
     if (request.content_length or 0) > BODY_BYTES_MAX:
         raise refusal(TOO_LARGE, f"The body is larger than {BODY_BYTES_MAX} bytes.")
     external: tuple[External, ...] = ()
-    body = b""
+    body: tuple[bytes, ...] = ()
     if request.content_type == "multipart/form-data":
         async with intake.pace(allowed) as pace:
             external = await _read_form(request, parameters, pace)
@@ -148,8 +150,9 @@ async def read_call(
         encoding = request.headers.get("Content-Encoding", "").strip()
         framed = asked(parameters, "decompress")
         if body and (encoding or framed):
-            body = await intake.unpack(lambda: unpack_all(body, encoding, framed=framed))
-            allowed.take(len(body))
+            packed = b"".join(body)
+            body = (await intake.unpack(lambda: unpack_all(packed, encoding, framed=framed)),)
+            allowed.take(len(body[0]))
     sql, insert, content = _statement(parameters.get("query", "").encode(), body)
     hidden = {name + end for name in (e.name for e in external) for end in _EXTERNAL_ENDS}
     header = request.headers
@@ -186,17 +189,19 @@ async def read_call(
 
 
 def _statement(
-    query: bytes, body: bytes
+    query: bytes, pieces: tuple[bytes, ...]
 ) -> tuple[bytes, Insert | None, tuple[bytes | memoryview, ...]]:
     """The SQL, the insert that it is if rows follow as data, and those rows in pieces."""
     # Rows in the body never become part of the text that is searched for the end of the SQL.
-    insert = split_insert(query) if query else split_insert(body)
     content: tuple[bytes | memoryview, ...] = ()
-    if insert is not None:
-        content = (insert.data, body) if query else (insert.data,)
+    if query and (insert := split_insert(query)):
+        content = (insert.data, *pieces)  # not joined: a copy of an insert costs as much as HTTP
+        sql = insert.sql.encode()
+    elif not query and (insert := split_insert(b"".join(pieces))):
+        content = (insert.data,)
         sql = insert.sql.encode()
     else:
-        sql = query + b"\n" + body if query and body else query or body
+        sql = b"\n".join(filter(None, (query, b"".join(pieces))))
     if not sql.strip():
         raise refusal(SYNTAX_ERROR, "Syntax error: Empty query.")
     return sql, insert, tuple(piece for piece in content if len(piece))
@@ -263,12 +268,20 @@ def _seconds(text: str) -> float:
         raise refusal(BAD_ARGUMENTS, "session_timeout must be a number of seconds.") from cause
 
 
-async def _read_body(request: web.Request, pace: Pace) -> bytes:
-    pieces = []
-    async for piece in request.content.iter_any():
+async def _read_body(request: web.Request, pace: Pace) -> tuple[bytes, ...]:
+    """The body as it came; what comes in crumbs is gathered: each piece has a cost of its own."""
+    pieces: list[bytes] = []
+    crumbs = bytearray()
+    async for piece, _ in request.content.iter_chunks():
         pace.add(len(piece))
-        pieces.append(piece)
-    return b"".join(pieces)
+        if len(piece) < PIECE_BYTES_MIN:
+            crumbs += piece
+        if crumbs and (len(piece) >= PIECE_BYTES_MIN or len(crumbs) >= PIECE_BYTES_MIN):
+            pieces.append(bytes(crumbs))
+            crumbs.clear()
+        if len(piece) >= PIECE_BYTES_MIN:
+            pieces.append(piece)
+    return (*pieces, bytes(crumbs)) if crumbs else tuple(pieces)
 
 
 async def _read_form(
