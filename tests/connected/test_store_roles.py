@@ -150,3 +150,13 @@ def test_every_attack_is_refused_for_every_role(guarded: Guarded, user: str) -> 
     )
     assert guarded.ask("ada", stored).text == "0\n"
     assert not Path(OUT).exists()
+
+
+@pytest.mark.parametrize(("user", "role"), [("ada", "admin"), ("will", "write"), ("rita", "read")])
+def test_a_request_may_name_the_role_that_its_user_has(
+    guarded: Guarded, user: str, role: str
+) -> None:
+    """``role=``, as of a server: one that was not granted is an error, not ignored."""
+    assert guarded.ask(user, "SELECT 1", role=role).text == "1\n"
+    for other in {"admin", "write", "read", "nobodys"} - {role}:
+        assert guarded.ask(user, "SELECT 1", role=other).code == 512, other

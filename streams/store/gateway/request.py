@@ -13,6 +13,7 @@ from streams.store.gateway.compression import unpack_all
 from streams.store.gateway.errors import (
     ACCESS_DENIED,
     BAD_ARGUMENTS,
+    ROLE_NOT_GRANTED,
     SYNTAX_ERROR,
     TOO_LARGE,
     refusal,
@@ -137,6 +138,9 @@ async def read_call(
     Raises:
         EngineError: it is too large, damaged, empty, or asks for what is not supported.
     """
+    for role in request.query.getall("role", []):  # as on a server: of the granted ones
+        if role != user.role:
+            raise refusal(ROLE_NOT_GRANTED, f"Role {role[:80]!r} is not granted to this user.")
     if (request.content_length or 0) > BODY_BYTES_MAX:
         raise refusal(TOO_LARGE, f"The body is larger than {BODY_BYTES_MAX} bytes.")
     external: tuple[External, ...] = ()
