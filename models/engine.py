@@ -71,38 +71,70 @@ class Loaded:
         return scores
 
 
-class Engine:
-    """Holds the model that serves, and swaps it without a batch ever waiting.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arms:
+    """Every version that has work to do at one moment of a rollout; never changed, only replaced.
 
-    A reader takes `serving` once per batch and finishes on it, so a batch is scored by exactly one
-    version. Replacing that reference is the swap; it is one attribute write, which is why there is
-    a lock for writers and none for readers.
+    Attributes:
+        epoch: The announcement that says so.
+        champion: Answers, but for what the canary answers.
+        canary: Answers `share` percent of the keys; None: there is none.
+        share: 0 to 100.
+        salt: Makes the keys of this rollout others than those of the next.
+        shadow: Answers what the champion answers, and nobody sees it; None: there is none.
     """
 
-    def __init__(self, initial: Loaded) -> None:
-        self._serving = initial
+    epoch: int
+    champion: Loaded
+    canary: Loaded | None = None
+    share: int = 0
+    salt: str = ""
+    shadow: Loaded | None = None
+
+
+class Engine:
+    """Holds the models that serve, and swaps them without a batch ever waiting.
+
+    A reader takes `arms` once per batch and finishes on them, so each arm of a batch is scored by
+    exactly one version. Replacing that reference is the swap; it is one attribute write, which is
+    why there is a lock for writers and none for readers.
+    """
+
+    def __init__(self, initial: Loaded | Arms) -> None:
+        self._arms = _as_arms(initial)
         self._swap_lock = Lock()
 
     @property
-    def serving(self) -> Loaded:
-        """The model that answers now. Take it once per batch."""
-        return self._serving
+    def arms(self) -> Arms:
+        """The versions that answer now. Take them once per batch."""
+        return self._arms
 
-    def offer(self, challenger: Loaded) -> None:
+    @property
+    def serving(self) -> Loaded:
+        """The champion."""
+        return self._arms.champion
+
+    def offer(self, challenger: Loaded | Arms) -> None:
         """Serve ``challenger`` from the next batch on.
 
         Raises:
             ModelError: its epoch is not higher. Announcements are redelivered by design, so this is
                 routine: log it, go on.
         """
+        offered = _as_arms(challenger)
         with self._swap_lock:
-            current = self._serving
-            if challenger.epoch <= current.epoch:
+            current = self._arms
+            if offered.epoch <= current.epoch:
                 raise ModelError(
-                    f"model update ignored: version={challenger.version} epoch={challenger.epoch} "
-                    f"is not newer than serving version={current.version} epoch={current.epoch}"
+                    f"model update ignored: version={offered.champion.version} "
+                    f"epoch={offered.epoch} is not newer than serving "
+                    f"version={current.champion.version} epoch={current.epoch}"
                 )
-            self._serving = challenger
+            self._arms = offered
+
+
+def _as_arms(given: Loaded | Arms) -> Arms:
+    return given if isinstance(given, Arms) else Arms(epoch=given.epoch, champion=given)
 
 
 def warm_up(loaded: Loaded, *, num_numeric: int, num_category: int) -> None:

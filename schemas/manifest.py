@@ -10,6 +10,8 @@ from schemas.features import FeatureSpec
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 WEIGHTS = "model.safetensors"
+ANNOUNCEMENT_SIGNATURE = "signature"
+"""Kafka header of an announcement."""
 
 
 class TrainingData(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,8 +106,23 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     calibration: Calibration | None = None
 
 
+class NamedVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """A version as an announcement names it.
+
+    Attributes:
+        version: Its name in the registry.
+        digest: SHA-256 of its manifest; a worker refuses anything else.
+    """
+
+    version: str
+    digest: str
+
+
 class Announcement(msgspec.Struct, frozen=True, kw_only=True):
-    """One record of ``tidemill.models``: the version that answers for a pipeline from now on.
+    """One record of ``tidemill.models``: which versions answer for a pipeline from now on.
+
+    The whole state of a rollout is in each record, so the newest one alone is enough. It is signed:
+    the signature is in the Kafka header `ANNOUNCEMENT_SIGNATURE` (`models.rollout.seal`).
 
     Attributes:
         pipeline: Also the Kafka key.
@@ -114,6 +131,14 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
         epoch: Grows with every announcement for the pipeline; a lower one is ignored.
         announced_at_ms: When.
         state: What it is to do.
+        previous: The champion before, which workers keep in memory; a rollback goes back to it.
+        challenger: The version that is tried out; None: no rollout runs.
+        stage: What the challenger does: nothing, ``shadow`` (it answers beside the champion, and
+            nobody sees it) or ``canary`` (it answers a share of the keys).
+        share: Percent of the keys that a canary answers.
+        held: A person keeps the rollout where it is: automation changes nothing.
+        action: What this record was written for.
+        reason: Why, for a person.
     """
 
     pipeline: str
@@ -122,6 +147,18 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     announced_at_ms: int
     state: Literal["champion"] = "champion"
+    previous: NamedVersion | None = None
+    challenger: NamedVersion | None = None
+    stage: Literal["", "shadow", "canary"] = ""
+    share: int = 0
+    held: bool = False
+    action: Literal["promote", "try", "widen", "rollback", "hold", "release"] = "promote"
+    reason: str = ""
+
+    @property
+    def champion(self) -> NamedVersion:
+        """The version that answers, but for what a canary answers."""
+        return NamedVersion(version=self.version, digest=self.digest)
 
 
 def decode_manifest(text: bytes) -> Manifest:

@@ -164,5 +164,9 @@ class PipelineTopics:
 def models_topic() -> Topic:
     """The compacted topic that says which version serves; keyed by pipeline name."""
     return Topic(
-        name=MODELS, record="JSON announcement", key="pipeline", partitions=1, cleanup="compact"
+        name=MODELS,
+        record="JSON announcement, signed in a header",
+        key="pipeline",
+        partitions=1,
+        cleanup="compact",
     )

@@ -2,20 +2,28 @@
 a person forces, with a reason that is kept.
 """
 
-import asyncio
+from collections.abc import Callable
 
+from models import rollout
 from models.registry import Registry, open_registry
 from schemas.errors import ModelError, StoreUnavailable
-from schemas.manifest import Announcement, Manifest
+from schemas.manifest import Announcement, Manifest, NamedVersion
 from schemas.settings import Settings
 from schemas.training import Verdict
-from streams.announce import announce, champion
+from streams.announce import change
 from streams.store.client import connect
 from streams.store.runs import Decision, insert_decision
 
 
 def promote(
-    settings: Settings, pipeline: str, version: str, *, now_ms: int, force_reason: str = ""
+    settings: Settings,
+    pipeline: str,
+    version: str,
+    *,
+    now_ms: int,
+    force_reason: str = "",
+    by: str = "",
+    evidence: object = None,
 ) -> Announcement:
     """Announce ``version`` with a higher epoch, so that workers serve it.
 
@@ -25,6 +33,8 @@ def promote(
         version: Which.
         now_ms: Of the announcement.
         force_reason: Why a person overrules the gate; empty: nobody does.
+        by: Why, where nobody overrules anything.
+        evidence: Numbers that are kept with the decision.
 
     Raises:
         ModelError: there is no such version, it is not trusted, or the gate did not pass it
@@ -32,19 +42,23 @@ def promote(
         KafkaUnavailable, StoreUnavailable, SetupError: it could not be announced or recorded.
     """
     registry = open_registry(settings)
-    digest = registry.digest(pipeline, version)
-    registry.load(pipeline, version, digest=digest)  # never announce what no worker will load
-    serving = asyncio.run(champion(settings, pipeline))
-    before = "" if serving is None else serving.version
-    why_not = objection(registry, pipeline, version, serving=before)
-    if why_not and not force_reason:
-        raise ModelError(
-            f"could not promote version={version} of {pipeline}: {why_not}. A person who knows "
-            "better says --force and a --reason."
-        )
-    announcement = announce(
-        settings, pipeline=pipeline, version=version, digest=digest, now_ms=now_ms
-    )
+    named = _loadable(registry, pipeline, version)
+    found: list[str] = []
+
+    def how(before: Announcement | None) -> Announcement:
+        serving = "" if before is None else before.version
+        why_not = objection(registry, pipeline, version, serving=serving)
+        if why_not and not force_reason:
+            raise ModelError(
+                f"could not promote version={version} of {pipeline}: {why_not}. A person who knows "
+                "better says --force and a --reason."
+            )
+        reason = f"{force_reason} (although {why_not})" if why_not else force_reason or by
+        found[:] = [serving, why_not, reason]
+        return rollout.promote(before, pipeline, named, at_ms=now_ms, reason=reason)
+
+    announcement = change(settings, pipeline, how)
+    serving, why_not, reason = found
     record(
         settings,
         Decision(
@@ -53,12 +67,97 @@ def promote(
             kind="promotion",
             decision="forced" if why_not else "promoted",
             version=version,
-            champion=before,
-            reason=f"{force_reason} (although {why_not})" if why_not else force_reason,
-            numbers=announcement,
+            champion=serving,
+            reason=reason,
+            numbers={"announcement": announcement, "evidence": evidence},
         ),
     )
     return announcement
+
+
+def try_out(
+    settings: Settings, pipeline: str, version: str, *, now_ms: int, force_reason: str = ""
+) -> Announcement:
+    """Begin a rollout: ``version`` answers as a shadow; what follows is for `streams.judging`.
+
+    Raises:
+        ModelError: there is no such version, it is not trusted, the gate did not pass it against
+            what serves now, or another rollout runs.
+        KafkaUnavailable, StoreUnavailable, SetupError: it could not be announced or recorded.
+    """
+    registry = open_registry(settings)
+    named = _loadable(registry, pipeline, version)
+
+    def how(before: Announcement | None) -> Announcement:
+        if before is None:
+            raise ModelError(
+                f"could not try version={version} of {pipeline}: nothing serves that it could be "
+                "compared with. Promote it."
+            )
+        why_not = objection(registry, pipeline, version, serving=before.version)
+        if why_not and not force_reason:
+            raise ModelError(
+                f"could not try version={version} of {pipeline}: {why_not}. A person who knows "
+                "better says --force and a --reason."
+            )
+        reason = f"{force_reason} (although {why_not})" if why_not else force_reason
+        return rollout.try_out(before, named, at_ms=now_ms, reason=reason)
+
+    return steer(settings, pipeline, how, now_ms=now_ms)
+
+
+def steer(
+    settings: Settings,
+    pipeline: str,
+    how: Callable[[Announcement | None], Announcement],
+    *,
+    now_ms: int,
+    evidence: object = None,
+) -> Announcement:
+    """Announce a step of a rollout and record it with its reason.
+
+    Raises:
+        ModelError: ``how`` refuses; nothing is announced.
+        KafkaUnavailable, StoreUnavailable, SetupError: it could not be announced or recorded.
+    """
+    announcement = change(settings, pipeline, how)
+    assert announcement.action != "promote"  # `promote` asks the gate
+    tried = announcement.challenger or announcement.champion
+    record(
+        settings,
+        Decision(
+            pipeline=pipeline,
+            at_ms=now_ms,
+            kind="rollout",
+            decision=announcement.action,
+            version=tried.version,
+            champion=announcement.version,
+            reason=announcement.reason,
+            numbers={"announcement": announcement, "evidence": evidence},
+        ),
+    )
+    return announcement
+
+
+def existing(before: Announcement | None, pipeline: str) -> Announcement:
+    """``before``, if anything serves.
+
+    Raises:
+        ModelError: nothing does.
+    """
+    if before is None:
+        raise ModelError(
+            f"could not change what answers for {pipeline}: no version is announced. "
+            "`tidemill models promote` announces one."
+        )
+    return before
+
+
+def _loadable(registry: Registry, pipeline: str, version: str) -> NamedVersion:
+    """Never announce what no worker will load."""
+    digest = registry.digest(pipeline, version)
+    registry.load(pipeline, version, digest=digest)
+    return NamedVersion(version=version, digest=digest)
 
 
 def objection(registry: Registry, pipeline: str, version: str, *, serving: str) -> str:
@@ -122,19 +221,27 @@ def garbage(
     registry: Registry,
     pipeline: str,
     *,
-    serving: str,
+    serving: set[str],
     predicted: set[str],
     before_ms: int,
 ) -> list[str]:
-    """Versions that nobody needs: not the champion, nothing it leads back to (its predecessors
+    """Versions that nobody needs: none in ``serving``, nothing they lead back to (its predecessors
     and whose weights it began with), not named by a prediction, and trained before ``before_ms``.
 
     What is half uploaded or not trusted is not listed: it may be an upload that goes on, and a
     person should look at it.
     """
-    needed = registry.needed(pipeline, {serving} if serving else set()) | predicted
+    needed = registry.needed(pipeline, serving) | predicted
     return [
         name
         for name, found in registry.survey(pipeline).items()
         if isinstance(found, Manifest) and name not in needed and found.trained_at_ms < before_ms
     ]
+
+
+def in_use(announced: Announcement | None) -> set[str]:
+    """Versions that workers hold now: champion, the one before, challenger."""
+    if announced is None:
+        return set()
+    named = (announced.champion, announced.previous, announced.challenger)
+    return {one.version for one in named if one is not None}

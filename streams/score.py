@@ -10,7 +10,6 @@ Nothing here retries: a failed transaction ends the process.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -20,7 +19,7 @@ import pyarrow as pa
 import structlog
 
 from models.champion import Champion
-from models.engine import Engine, Loaded
+from models.engine import Arms, Engine, Loaded
 from models.features import ColumnReader, list_columns
 from models.protocol import FeatureColumns
 from schemas.arrow import write_batches
@@ -32,6 +31,8 @@ from schemas.pipeline import Pipeline
 from schemas.predictions import encode_predictions
 from schemas.scored import SCORED
 from schemas.settings import Settings
+from streams.arms import Part, ScoredRows, Switches, interleave, split_parts
+from streams.shadow import Shadow
 from streams.telemetry import Reporter
 from streams.transport.commit import Outgoing
 from streams.transport.records import Run
@@ -44,20 +45,6 @@ STAMP = pa.timestamp("ms", tz="UTC")
 POISON_ROWS_MAX = 16
 """Rows in a row on which the model alone may fail. More is a broken model, not broken rows: then
 the worker stops, and the events wait in Kafka instead of all becoming dead letters."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredRows:
-    """Scored rows of one partition that are not a message yet: those of several drains in one
-    transaction become one.
-    """
-
-    partition: int
-    batch: pa.RecordBatch
-
-
-Part = tuple[Run, Decoded]
-"""A run and what became of its records."""
 
 
 class Scorer:
@@ -88,6 +75,8 @@ class Scorer:
         )
         self._bytes_max = settings.event_bytes_max
         self._poison_rows = 0
+        self._shadow = Shadow(self._counters)
+        self._switches = Switches(self._counters)
 
     def __call__(self, run: Run) -> list[Outgoing]:
         """Messages for one run of events or labels: `compute` and `finish` in one.
@@ -115,19 +104,13 @@ class Scorer:
             else:
                 parts.append((run, self._decode(run, now_ms=now_ms)))
         if any(decoded.events for _, decoded in parts):
-            loaded = self._engine.serving
-            parts, columns = self._features(parts, now_ms=now_ms)
-            scores = self._score(loaded, columns)
-            if scores is None:
-                for place, (run, decoded) in enumerate(parts):
-                    kept, kept_columns, kept_scores = self._bisect(loaded, run, decoded)
-                    parts[place] = (run, kept)
-                    done += self._answers(
-                        [parts[place]], kept_columns, kept_scores, loaded, now_ms=now_ms
-                    )
+            arms = self._engine.arms  # once: all of these runs are answered by these versions
+            self._switches.note(arms, parts)
+            if arms.canary is None:
+                parts, answers = self._answered(parts, arms.champion, arms.shadow, now_ms=now_ms)
             else:
-                self._poison_rows = 0
-                done += self._answers(parts, columns, scores, loaded, now_ms=now_ms)
+                parts, answers = self._both(parts, arms, arms.canary, now_ms=now_ms)
+            done += answers
         for run, decoded in parts:
             self._counters["predictions"] += len(decoded.events)
             done += self._dead_letters(run, decoded.rejects)
@@ -147,6 +130,53 @@ class Scorer:
             messages = write_batches(batch, bytes_max=SCORED_BYTES_MAX)
             done.append(Outgoing(self._topics.scored.name, partition, messages))
         return done
+
+    def close(self) -> None:
+        """End what runs beside it."""
+        self._shadow.stop()
+
+    def _answered(
+        self, parts: list[Part], loaded: Loaded, shadow: Loaded | None, *, now_ms: int
+    ) -> tuple[list[Part], list[Outgoing | ScoredRows]]:
+        """All parts answered by one version; those without what it failed on, and the answers."""
+        parts, columns = self._features(parts, now_ms=now_ms)
+        scores = self._score(loaded, columns)
+        if scores is not None:
+            self._poison_rows = 0
+            if shadow is not None:
+                self._shadow.offer(shadow, columns, scores)
+            return parts, list(self._answers(parts, columns, scores, loaded, now_ms=now_ms))
+        done: list[Outgoing | ScoredRows] = []
+        parts = list(parts)
+        for place, (run, decoded) in enumerate(parts):
+            kept, kept_columns, kept_scores = self._bisect(loaded, run, decoded)
+            parts[place] = (run, kept)
+            done += self._answers([parts[place]], kept_columns, kept_scores, loaded, now_ms=now_ms)
+        return parts, done
+
+    def _both(
+        self, parts: list[Part], arms: Arms, canary: Loaded, *, now_ms: int
+    ) -> tuple[list[Part], list[Outgoing | ScoredRows]]:
+        """The canary's keys answered by the canary, all others by the champion.
+
+        Where the canary fails, the champion answers for it: its faults cost no event anything.
+        """
+        parts, _ = self._features(parts, now_ms=now_ms)
+        own, tried = split_parts(parts, arms, key=self._key)
+        events = _events(tried)
+        if not events:
+            return self._answered(parts, arms.champion, None, now_ms=now_ms)
+        columns = self._columns(events)
+        scores = self._score(canary, columns)
+        if scores is None:
+            self._counters["canary_errors"] += len(events)
+            return self._answered(parts, arms.champion, None, now_ms=now_ms)
+        self._counters["canary_rows"] += len(events)
+        answers = list(self._answers(tried, columns, scores, canary, now_ms=now_ms))
+        if any(decoded.events for _, decoded in own):
+            own, more = self._answered(own, arms.champion, None, now_ms=now_ms)
+            answers = interleave([*more, *answers])
+        return [*own, *tried], answers
 
     def _decode(self, run: Run, *, now_ms: int, one_by_one: bool = False) -> Decoded:
         arguments = (Source(run.tp.topic, run.tp.partition), run.offsets, run.keys, run.values)

@@ -5,6 +5,7 @@ engine.
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import msgspec
@@ -12,14 +13,16 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from models.engine import Engine, Loaded
+from models.engine import Arms, Engine, Loaded
 from models.inference import Name
 from models.registry import load_serving, open_registry
+from models.signing import load_keyring
 from schemas.errors import ModelError
-from schemas.manifest import Announcement
+from schemas.manifest import Announcement, NamedVersion
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from schemas.topics import MODELS
+from streams.announce import opened
 from streams.telemetry import Reporter
 
 log = structlog.get_logger()
@@ -31,8 +34,10 @@ RETRY_S = 1.0
 class ModelUpdates:
     """Reads announcements from the start of the compacted topic, then as they come.
 
-    Reads without a group: every worker sees every announcement. A version that cannot be loaded or
-    warmed up is logged and counted, and the serving one stays.
+    Reads without a group: every worker sees every announcement. A record that is old, unsigned,
+    changed or broken is logged with the reason and counted, and changes nothing. So does a version
+    that cannot be loaded or warmed up. Champion, previous champion and challenger stay in memory:
+    a rollback loads nothing.
     """
 
     def __init__(
@@ -48,15 +53,17 @@ class ModelUpdates:
         self._reporter = reporter
         self._clock = clock
         self._registry = open_registry(settings)
+        self._keyring = load_keyring(settings.signing_key_file, settings.trusted_keys)
+        self._resident: dict[NamedVersion, Loaded] = {}
         self._consumer: AIOKafkaConsumer | None = None
 
     async def first(self) -> Engine:
         """Wait until a version that can serve has been announced, and load it."""
         while True:
             for announcement in await self._next():
-                loaded = await self._load(announcement)
-                if loaded is not None:
-                    return Engine(loaded)
+                arms = await self.arms(announcement)
+                if arms is not None:
+                    return Engine(arms)
             self._reporter.change(
                 "waiting",
                 f"no model is announced for {self._pipeline.name}: "
@@ -67,17 +74,47 @@ class ModelUpdates:
         """Offer every later announcement to ``engine``, for ever."""
         while True:
             for announcement in await self._next():
-                loaded = await self._load(announcement)
-                if loaded is None:
+                if announcement.epoch <= engine.arms.epoch:
+                    self._refuse(f"epoch={announcement.epoch} is not newer than what serves")
+                    continue
+                arms = await self.arms(announcement)
+                if arms is None:
                     continue
                 try:
-                    engine.offer(loaded)
+                    engine.offer(arms)
                 except ModelError as old:
                     log.info("announcement ignored", why=str(old))
                 else:
                     self._reporter.counters["swaps"] += 1
-                    self._reporter.counters["model_epoch"] = loaded.epoch
-                    log.info("model swapped", version=loaded.version, epoch=loaded.epoch)
+                    self._reporter.counters["model_epoch"] = arms.epoch
+                    log.info(
+                        "model swapped",
+                        version=arms.champion.version,
+                        epoch=arms.epoch,
+                        action=announcement.action,
+                        stage=announcement.stage,
+                        share=announcement.share,
+                    )
+
+    async def arms(self, announcement: Announcement) -> Arms | None:
+        """What an announcement asks for, loaded and warmed; None if its champion is unfit.
+
+        A challenger that is unfit does no work; the champion answers alone.
+        """
+        wanted = (announcement.champion, announcement.previous, announcement.challenger)
+        champion, _previous, challenger = [await self._load(announcement, one) for one in wanted]
+        if champion is None:
+            return None
+        self._resident = {k: v for k, v in self._resident.items() if k in wanted}
+        named = announcement.challenger
+        return Arms(
+            epoch=announcement.epoch,
+            champion=champion,
+            canary=challenger if announcement.stage == "canary" else None,
+            share=announcement.share,
+            salt="" if named is None else named.version,
+            shadow=challenger if announcement.stage == "shadow" else None,
+        )
 
     async def stop(self) -> None:
         """Disconnect."""
@@ -100,9 +137,9 @@ class ModelUpdates:
                 if record.key != self._pipeline.name.encode() or record.value is None:
                     continue
                 try:
-                    found = msgspec.json.decode(record.value, type=Announcement)
-                except msgspec.MsgspecError as error:
-                    log.warning("announcement not understood", offset=record.offset, why=str(error))
+                    found = opened(record, self._keyring)
+                except ModelError as why:
+                    self._refuse(str(why), offset=record.offset)
                     continue
                 if newest is None or found.epoch > newest.epoch:
                     newest = found
@@ -119,18 +156,27 @@ class ModelUpdates:
         consumer.assign([TopicPartition(MODELS, 0)])
         return consumer
 
-    async def _load(self, announcement: Announcement) -> Loaded | None:
+    def _refuse(self, why: str, **more: int) -> None:
+        self._reporter.counters["announcements_refused"] += 1
+        log.warning("announcement refused", why=why, **more)
+
+    async def _load(self, announcement: Announcement, named: NamedVersion | None) -> Loaded | None:
+        if named is None:
+            return None
+        if named in self._resident:
+            return replace(self._resident[named], epoch=announcement.epoch)
         try:
             loaded = await asyncio.to_thread(
                 load_serving,
                 self._registry,
-                announcement,
+                msgspec.structs.replace(announcement, version=named.version, digest=named.digest),
                 inference=cast("Name", self._settings.inference),  # checked by Settings
             )
         except (ModelError, OSError) as error:
             self._reporter.counters["models_refused"] += 1
-            log.warning("model refused", version=announcement.version, why=str(error))
+            log.warning("model refused", version=named.version, why=str(error))
             return None
+        self._resident[named] = loaded
         choice = loaded.choice
         if choice is not None:
             log.info(

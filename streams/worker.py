@@ -143,12 +143,11 @@ async def _build_score(pipeline: Pipeline, settings: Settings, reporter: Reporte
     group = group_of(pipeline, "score")
     transactional_id = f"tidemill-{reporter.name}"
     blended = follow_learners(pipeline, settings, reporter)
-    learned = [] if blended is None else [topics.learners]
     await _ready(
         settings,
         reporter,
         group=group,
-        read=[topics.events, topics.labels, *learned, models_topic()],
+        read=[topics.events, topics.labels, *([topics.learners] * bool(blended)), models_topic()],
         write=[topics.predictions, topics.scored, topics.dead_letters],
         transactional_id=transactional_id,
     )
@@ -159,7 +158,7 @@ async def _build_score(pipeline: Pipeline, settings: Settings, reporter: Reporte
     champion = blended[0] if blended else None
     scorer = Scorer(pipeline, engine, settings, reporter, champion=champion)
     at_once = AtOnce(settings) if pipeline.delivery == "at-least-once" else None
-    if at_once is not None:
+    if at_once:
         await at_once.start()
     stage = TransactionalStage(
         commit,
@@ -173,15 +172,16 @@ async def _build_score(pipeline: Pipeline, settings: Settings, reporter: Reporte
         gather_ms=0 if at_once is None else settings.at_once_commit_ms_max,
     )
     app = build_app(settings, group=group, owner=stage)
-    sources = (topics.events.name, topics.labels.name)  # of labels only the broken ones count here
-    attach_stage(app, f"{pipeline.name}-score", sources, stage)
+    # Of labels only the broken ones count here.
+    attach_stage(app, f"{pipeline.name}-score", (topics.events.name, topics.labels.name), stage)
 
     follow = [updates.follow(engine)]
-    if blended is not None:
+    if blended:
         follow.append(blended[1].follow(blended[0]))
 
     async def close() -> None:
         await updates.stop()
+        scorer.close()
         if at_once is not None:
             await at_once.stop()
         if blended is not None:

@@ -17,7 +17,7 @@ DAY_MS = 86_400_000
 
 @click.group("models")
 def command() -> None:
-    """List the versions of a pipeline, show one, make one serve, remove what nobody needs.
+    """List the versions of a pipeline, show one, try one, make one serve, go back, hold.
 
     \b
     Example:
@@ -121,6 +121,71 @@ def promote(pipeline: str, version: str, force: bool, reason: str) -> None:
     console().print(f"version {version} of {name} serves from now on, epoch {announced.epoch}")
 
 
+@command.command("try")
+@click.argument("pipeline")
+@click.argument("version")
+@click.option("--force", is_flag=True, help="Although the gate did not pass it.")
+@click.option("--reason", default="", help="Why; kept with the decision.")
+def try_version(pipeline: str, version: str, force: bool, reason: str) -> None:
+    """Begin a rollout: VERSION answers as a shadow, then a growing share of the keys.
+
+    `tidemill models judge` takes the steps, or takes it back.
+
+    \b
+    Example:
+      tidemill models try flights 54464d902222
+    """  # noqa: D301
+    from streams.promotion import try_out
+
+    if force and not reason:
+        raise click.UsageError("--force needs a --reason: it is kept with the decision")
+    settings = running()
+    _, name = _place(pipeline)
+    announced = try_out(
+        settings, name, version, now_ms=_now_ms(), force_reason=reason if force else ""
+    )
+    console().print(f"version {version} of {name} is a shadow, epoch {announced.epoch}")
+
+
+@command.command("rollback")
+@click.argument("pipeline")
+@click.option("--reason", default="by hand", show_default=True, help="Kept with the decision.")
+def rollback(pipeline: str, reason: str) -> None:
+    """Take the challenger back; without one, the champion before serves again. Nothing is loaded.
+
+    \b
+    Example:
+      tidemill models rollback flights --reason "angry customers"
+    """  # noqa: D301
+    _steer(pipeline, "roll_back", reason)
+
+
+@command.command("hold")
+@click.argument("pipeline")
+@click.option("--reason", default="by hand", show_default=True, help="Kept with the decision.")
+def hold(pipeline: str, reason: str) -> None:
+    """Keep everything as it is: the judge changes nothing until `release`.
+
+    \b
+    Example:
+      tidemill models hold flights
+    """  # noqa: D301
+    _steer(pipeline, "hold", reason)
+
+
+@command.command("release")
+@click.argument("pipeline")
+@click.option("--reason", default="by hand", show_default=True, help="Kept with the decision.")
+def release(pipeline: str, reason: str) -> None:
+    """Let the judge act again.
+
+    \b
+    Example:
+      tidemill models release flights
+    """  # noqa: D301
+    _steer(pipeline, "release", reason)
+
+
 @command.command("prune")
 @click.argument("pipeline")
 @click.option("--days", type=click.IntRange(min=0), default=30, show_default=True, help="Age.")
@@ -134,16 +199,15 @@ def prune(pipeline: str, days: int, dry_run: bool) -> None:
       tidemill models prune flights --dry-run
     """  # noqa: D301
     from models.registry import open_registry
-    from streams.promotion import garbage, referenced
+    from streams.promotion import garbage, in_use, referenced
 
     settings = running()
     _, name = _place(pipeline)
     registry = open_registry(settings)
-    serving = _serving(settings, name)
     names = garbage(
         registry,
         name,
-        serving=serving.version if serving else "",
+        serving=in_use(_serving(settings, name)),
         predicted=referenced(settings, name),
         before_ms=_now_ms() - days * DAY_MS,
     )
@@ -153,6 +217,25 @@ def prune(pipeline: str, days: int, dry_run: bool) -> None:
         console().print(f"{'would remove' if dry_run else 'removed'} {version}")
     if not names:
         console().print("nothing to remove")
+
+
+def _steer(pipeline: str, action: str, reason: str) -> None:
+    from models import rollout
+    from streams.promotion import existing, steer
+
+    settings = running()
+    _, name = _place(pipeline)
+    now_ms = _now_ms()
+    how = {"roll_back": rollout.roll_back, "hold": rollout.hold, "release": rollout.release}[action]
+    told = steer(
+        settings,
+        name,
+        lambda before: how(existing(before, name), at_ms=now_ms, reason=reason),
+        now_ms=now_ms,
+    )
+    tried = f", {told.challenger.version} is tried ({told.stage})" if told.challenger else ""
+    held = ", held" if told.held else ""
+    console().print(f"version {told.version} of {name} serves{tried}{held}, epoch {told.epoch}")
 
 
 def _place(pipeline: str) -> "tuple[Settings, str]":

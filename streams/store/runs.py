@@ -56,15 +56,18 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         version: About which version; empty if there is none yet.
         champion: What served then; empty if nothing did.
         decision: ``passed`` or ``failed`` of the gate; ``promoted`` or ``forced``; ``train`` or
-            ``wait`` of a trigger.
+            ``wait`` of a trigger; of a rollout, what was announced: see `models.rollout`.
         reason: For a person.
         numbers: Whatever it rests on.
     """
 
     pipeline: str
     at_ms: int
-    kind: Literal["trigger", "gate", "promotion"]
-    decision: Literal["passed", "failed", "promoted", "forced", "train", "wait"]
+    kind: Literal["trigger", "gate", "promotion", "rollout"]
+    decision: Literal[
+        "passed", "failed", "promoted", "forced", "train", "wait",
+        "try", "widen", "rollback", "hold", "release",
+    ]  # fmt: skip
     version: str = ""
     champion: str = ""
     reason: str = ""

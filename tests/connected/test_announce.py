@@ -43,10 +43,10 @@ async def newest(kafka: str, pipeline: str) -> Announcement:
         await consumer.stop()
 
 
-def test_every_announcement_of_a_pipeline_has_a_higher_epoch(kafka, unique) -> None:
+def test_every_announcement_of_a_pipeline_has_a_higher_epoch(kafka, unique, tmp_path) -> None:
     """So workers know the newest, whatever order they hear of them in."""
     asyncio.run(make_models_topic(kafka))
-    settings, one, other = Settings(kafka=kafka), unique("one"), unique("other")
+    settings, one, other = Settings(kafka=kafka, home=tmp_path), unique("one"), unique("other")
 
     def announce(pipeline: str, version: str) -> Announcement:
         return announcing.announce(
@@ -61,9 +61,13 @@ def test_every_announcement_of_a_pipeline_has_a_higher_epoch(kafka, unique) -> N
     assert asyncio.run(newest(kafka, one)) == last
 
 
-def test_no_broker_is_said_in_time() -> None:
+def test_no_broker_is_said_in_time(tmp_path) -> None:
     """A training that cannot announce ends with a reason, not in silence."""
     with pytest.raises(KafkaUnavailable, match="could not announce"):
         announcing.announce(
-            Settings(kafka="127.0.0.1:1"), pipeline="p", version="v", digest="d", now_ms=5
+            Settings(kafka="127.0.0.1:1", home=tmp_path),
+            pipeline="p",
+            version="v",
+            digest="d",
+            now_ms=5,
         )

@@ -50,7 +50,8 @@ PUBLIC = {
     "learners": "LearnerHeader PIECE_BYTES_MAX SNAPSHOT_BYTES_MAX decode_header encode_header pieces "
     "sha256",
     "loading": "load_pipeline ready_pipelines",
-    "manifest": "Announcement Calibration MANIFEST Manifest Metrics SIGNATURE TrainingData WEIGHTS "
+    "manifest": "ANNOUNCEMENT_SIGNATURE Announcement Calibration MANIFEST Manifest Metrics NamedVersion "
+    "SIGNATURE TrainingData WEIGHTS "
     "decode_manifest "
     "encode_manifest",
     "pipeline": "DURATION_MS_MAX ENVELOPE Online PIPELINE_NAME_LENGTH_MAX Parameter Pipeline TRUTH "

@@ -1,0 +1,111 @@
+"""One drain, two arms: rows of a canary's keys are answered by the challenger, the others by the
+champion, and what is sent lies in the order of the events again.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import structlog
+
+from models.engine import Arms
+from models.rollout import in_canary
+from schemas.events import Decoded
+from streams.transport.commit import Outgoing
+from streams.transport.records import Run
+
+log = structlog.get_logger()
+
+Part = tuple[Run, Decoded]
+"""A run and what became of its records."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRows:
+    """Scored rows of one partition that are not a message yet: those of several drains in one
+    transaction become one.
+    """
+
+    partition: int
+    batch: pa.RecordBatch
+
+
+class Switches:
+    """Writes down from which offset on a partition is answered by a new announcement.
+
+    In the log, and in the counters as ``switched_at_<partition>``. The scored rows say the same for
+    ever: the first ``source_offset`` of a ``model_version``.
+    """
+
+    def __init__(self, counters: defaultdict[str, float]) -> None:
+        self._counters = counters
+        self._epochs: dict[int, int] = {}
+
+    def note(self, arms: Arms, parts: Sequence[Part]) -> None:
+        """Compare ``arms`` with those of the last batch, partition by partition."""
+        for run, decoded in parts:
+            partition = run.tp.partition
+            before = self._epochs.get(partition)
+            if before == arms.epoch or not decoded.events:
+                continue
+            self._epochs[partition] = arms.epoch
+            if before is not None:
+                self._counters[f"switched_at_{partition}"] = run.first_offset
+                log.info(
+                    "partition switched",
+                    partition=partition,
+                    offset_first=run.first_offset,
+                    model_version=arms.champion.version,
+                    epoch=arms.epoch,
+                )
+
+
+def split_parts(parts: Sequence[Part], arms: Arms, *, key: str) -> tuple[list[Part], list[Part]]:
+    """What the champion answers, and what the canary answers, each in order.
+
+    What cannot be answered stays with the champion's part.
+    """
+    champion: list[Part] = []
+    canary: list[Part] = []
+    for run, decoded in parts:
+        keys = [getattr(event, key) for event in decoded.events]
+        mask = in_canary(keys, salt=arms.salt, share=arms.share)
+        positions = decoded.pick(range(len(run)))
+        for found, chosen, rejects in (
+            (champion, np.flatnonzero(~mask).tolist(), decoded.rejects),
+            (canary, np.flatnonzero(mask).tolist(), []),
+        ):
+            events = [decoded.events[i] for i in chosen]
+            found.append((run, Decoded(events, [positions[i] for i in chosen], rejects)))
+    return champion, canary
+
+
+def interleave(items: Sequence[Outgoing | ScoredRows]) -> list[Outgoing | ScoredRows]:
+    """The predictions and scored rows of both arms, in the order of their events in a partition.
+
+    ``items`` are pairs of both for the same rows, as a scorer yields them; anything else (dead
+    letters) must not be among them.
+    """
+    pairs: dict[int, list[tuple[Outgoing, ScoredRows]]] = {}
+    for sent, rows in zip(items[::2], items[1::2], strict=True):
+        assert isinstance(sent, Outgoing)
+        assert isinstance(rows, ScoredRows)
+        pairs.setdefault(rows.partition, []).append((sent, rows))
+    done: list[Outgoing | ScoredRows] = []
+    for partition, found in pairs.items():
+        if len(found) == 1:
+            done += found[0]
+            continue
+        batch = pa.concat_batches([rows.batch for _, rows in found])
+        order = np.argsort(batch["source_offset"].to_numpy(), kind="stable")
+        values = [value for sent, _ in found for value in sent.values]
+        keys = [one for sent, _ in found for one in sent.keys or ()]
+        done.append(
+            Outgoing(
+                found[0][0].topic, partition, [values[i] for i in order], [keys[i] for i in order]
+            )
+        )
+        done.append(ScoredRows(partition, batch.take(pa.array(order))))
+    return done
