@@ -55,6 +55,7 @@ def promote(
         challenger=None,
         stage="",
         share=0,
+        tried_at_ms=0,
     )
 
 
@@ -80,6 +81,7 @@ def try_out(
         challenger=named,
         stage="shadow",
         share=0,
+        tried_at_ms=at_ms,
     )
 
 
@@ -110,7 +112,7 @@ def roll_back(before: Announcement, *, at_ms: int, reason: str = "") -> Announce
     """
     after = _after(before, "rollback", at_ms=at_ms, reason=reason)
     if before.challenger is not None:
-        return msgspec.structs.replace(after, challenger=None, stage="", share=0)
+        return msgspec.structs.replace(after, challenger=None, stage="", share=0, tried_at_ms=0)
     if before.previous is None:
         raise ModelError(
             f"could not roll {before.pipeline} back: version={before.version} is its first "

@@ -136,6 +136,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
         stage: What the challenger does: nothing, ``shadow`` (it answers beside the champion, and
             nobody sees it) or ``canary`` (it answers a share of the keys).
         share: Percent of the keys that a canary answers.
+        tried_at_ms: When the rollout began; 0: none runs.
         held: A person keeps the rollout where it is: automation changes nothing.
         action: What this record was written for.
         reason: Why, for a person.
@@ -151,6 +152,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     challenger: NamedVersion | None = None
     stage: Literal["", "shadow", "canary"] = ""
     share: int = 0
+    tried_at_ms: int = 0
     held: bool = False
     action: Literal["promote", "try", "widen", "rollback", "hold", "release"] = "promote"
     reason: str = ""

@@ -18,6 +18,12 @@ from streams.transport.records import Run
 
 log = structlog.get_logger()
 
+CANARY_FAILURES_MAX = 5
+CANARY_S_MAX = 0.05
+CANARY_ROW_S_MAX = 50e-6
+"""Seconds that one batch of a canary may take: a fixed part, and one per row. About what the whole
+path of an event takes without it, so a canary beyond that is felt."""
+
 Part = tuple[Run, Decoded]
 """A run and what became of its records."""
 
@@ -60,6 +66,31 @@ class Switches:
                     model_version=arms.champion.version,
                     epoch=arms.epoch,
                 )
+
+
+class Breaker:
+    """Stops asking a canary that fails or takes too long several times in a row.
+
+    Until the next announcement the champion answers for it. A judge sees that in the examples: keys
+    of the canary that the champion has answered.
+    """
+
+    def __init__(self) -> None:
+        self._epoch = -1
+        self._failures = 0
+
+    def closed(self, arms: Arms) -> bool:
+        """Whether the canary of ``arms`` may be asked."""
+        if arms.epoch != self._epoch:
+            self._epoch, self._failures = arms.epoch, 0
+        return self._failures < CANARY_FAILURES_MAX
+
+    def note(self, *, answered: bool, rows: int, seconds: float) -> None:
+        """What became of a batch that the canary was asked for."""
+        late = seconds > CANARY_S_MAX + rows * CANARY_ROW_S_MAX
+        self._failures = 0 if answered and not late else self._failures + 1
+        if self._failures == CANARY_FAILURES_MAX:
+            log.error("canary is not asked any more", epoch=self._epoch, late=late)
 
 
 def split_parts(parts: Sequence[Part], arms: Arms, *, key: str) -> tuple[list[Part], list[Part]]:

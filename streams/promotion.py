@@ -23,6 +23,7 @@ def promote(
     now_ms: int,
     force_reason: str = "",
     by: str = "",
+    seen_epoch: int | None = None,
     evidence: object = None,
 ) -> Announcement:
     """Announce ``version`` with a higher epoch, so that workers serve it.
@@ -34,6 +35,8 @@ def promote(
         now_ms: Of the announcement.
         force_reason: Why a person overrules the gate; empty: nobody does.
         by: Why, where nobody overrules anything.
+        seen_epoch: The announcement that automation has decided on: another one in between, or a
+            person who holds it, stops it. None: a person promotes.
         evidence: Numbers that are kept with the decision.
 
     Raises:
@@ -46,6 +49,8 @@ def promote(
     found: list[str] = []
 
     def how(before: Announcement | None) -> Announcement:
+        if seen_epoch is not None:
+            unchanged(existing(before, pipeline), seen_epoch)
         serving = "" if before is None else before.version
         why_not = objection(registry, pipeline, version, serving=serving)
         if why_not and not force_reason:
@@ -151,6 +156,19 @@ def existing(before: Announcement | None, pipeline: str) -> Announcement:
             "`tidemill models promote` announces one."
         )
     return before
+
+
+def unchanged(before: Announcement, seen_epoch: int) -> None:
+    """Return if automation may act on what it has seen.
+
+    Raises:
+        ModelError: something else was announced since, or a person holds the rollout.
+    """
+    if before.held or before.epoch != seen_epoch:
+        raise ModelError(
+            f"could not act on epoch={seen_epoch} of {before.pipeline}: epoch={before.epoch} is "
+            f"announced{', and held by a person' if before.held else ''}"
+        )
 
 
 def _loadable(registry: Registry, pipeline: str, version: str) -> NamedVersion:

@@ -31,7 +31,7 @@ from schemas.pipeline import Pipeline
 from schemas.predictions import encode_predictions
 from schemas.scored import SCORED
 from schemas.settings import Settings
-from streams.arms import Part, ScoredRows, Switches, interleave, split_parts
+from streams.arms import Breaker, Part, ScoredRows, Switches, interleave, split_parts
 from streams.shadow import Shadow
 from streams.telemetry import Reporter
 from streams.transport.commit import Outgoing
@@ -77,6 +77,7 @@ class Scorer:
         self._poison_rows = 0
         self._shadow = Shadow(self._counters)
         self._switches = Switches(self._counters)
+        self._breaker = Breaker()
 
     def __call__(self, run: Run) -> list[Outgoing]:
         """Messages for one run of events or labels: `compute` and `finish` in one.
@@ -166,8 +167,11 @@ class Scorer:
         events = _events(tried)
         if not events:
             return self._answered(parts, arms.champion, None, now_ms=now_ms)
-        columns = self._columns(events)
-        scores = self._score(canary, columns)
+        columns, scores = self._columns(events), None
+        if self._breaker.closed(arms):
+            started, scores = time.perf_counter(), self._score(canary, columns)
+            seconds = time.perf_counter() - started
+            self._breaker.note(answered=scores is not None, rows=len(events), seconds=seconds)
         if scores is None:
             self._counters["canary_errors"] += len(events)
             return self._answered(parts, arms.champion, None, now_ms=now_ms)

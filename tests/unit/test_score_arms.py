@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.engine import Arms
 from models.rollout import in_canary
+from streams.arms import CANARY_FAILURES_MAX, Breaker
 from streams.score import Scorer
 from tests.unit.test_score import Touchy, event, letters, make, predictions, run, scored
 
@@ -112,3 +113,27 @@ def test_the_offset_of_a_switch_is_written_down(tmp_path: Path) -> None:
     scorer._engine.offer(replace(champion, epoch=2))
     scorer(run(events(), partition=5))
     assert scorer._counters["switched_at_5"] == 100
+
+
+def test_a_canary_that_keeps_failing_is_not_asked_any_more(tmp_path: Path) -> None:
+    """Until something else is announced; a slow one counts like one that fails."""
+
+    class Counted(Constant):
+        asked = 0
+
+        def forward(self, numbers: Tensor, words: Tensor) -> Tensor:
+            Counted.asked += 1
+            return super().forward(numbers, words)
+
+    scorer = with_arms(tmp_path, Counted(-1))
+    for _ in range(CANARY_FAILURES_MAX + 3):
+        assert len(predictions(scorer(run(events())))) == ROWS
+    assert Counted.asked == CANARY_FAILURES_MAX
+    scorer._engine.offer(replace(scorer._engine.arms, epoch=3))
+    scorer(run(events()))
+    assert Counted.asked == CANARY_FAILURES_MAX + 1
+    breaker, arms = Breaker(), scorer._engine.arms
+    for _ in range(CANARY_FAILURES_MAX):
+        assert breaker.closed(arms)
+        breaker.note(answered=True, rows=1, seconds=1.0)
+    assert not breaker.closed(arms)
