@@ -31,6 +31,7 @@ from streams.bench import path as path_
 from streams.bench import profile as profile_
 from streams.bench import score as score_
 from streams.bench import store as store_
+from streams.bench import swap as swap_
 from streams.bench.consume import run as run_consume
 from streams.bench.stand import Stand, standing
 
@@ -237,6 +238,19 @@ def memory(minutes: float, **common: Any) -> None:
       tidemill bench memory --minutes 3
     """  # noqa: D301
     _one(lambda stand: memory_.run(stand, minutes=minutes), **common)
+
+
+@click.command("swap")
+@_options
+@click.option("--swaps", type=click.IntRange(2), default=100, show_default=True)
+def swap(swaps: int, **common: Any) -> None:
+    """Change the model of three scorers under load, again and again.
+
+    \b
+    Example:
+      tidemill bench swap --swaps 20 --json
+    """  # noqa: D301
+    _one(lambda stand: swap_.run(stand, swaps=swaps), **common)
 
 
 @click.command("profile")

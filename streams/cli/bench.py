@@ -19,6 +19,7 @@ BENCHES = {
     "first": ("streams.bench.commands:first", "From an empty folder to the first prediction."),
     "learn": ("streams.bench.learn:command", "What one core learns in a second, by learner."),
     "memory": ("streams.bench.commands:memory", "Resident memory over minutes of replay."),
+    "swap": ("streams.bench.commands:swap", "Changing the model of three scorers under load."),
     "late-labels": (
         "streams.bench.late_labels:command",
         "River's delayed labels through real topics.",
