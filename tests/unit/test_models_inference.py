@@ -205,3 +205,21 @@ def test_the_engines_and_their_benchmark_import_torch_and_numpy_alone() -> None:
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize("size", [1, 3, 16, 33, 100, 500])
+def test_a_score_does_not_depend_on_the_rows_it_came_with(size: int) -> None:
+    """Not even in its last bit: otherwise a prediction could not be made again exactly."""
+    torch.manual_seed(3)
+    module = build(EMBEDDING_MLP, {"num_numeric": 6, "vocabulary_sizes": [16, 104, 30]})
+    for parameter in module.parameters():
+        parameter.data.normal_(0, 0.3)
+    numeric_BF = torch.randn(1500, 6)
+    category_BC = torch.stack([torch.randint(0, n, (1500,)) for n in (16, 104, 30)], 1)
+    eager = Eager(module)
+    together = eager(ModelInput(numeric_BF, category_BC))
+    apart = [
+        eager(ModelInput(numeric_BF[i : i + size], category_BC[i : i + size]))
+        for i in range(0, 1500, size)
+    ]
+    assert np.concatenate(apart).tobytes() == together.tobytes()

@@ -18,6 +18,7 @@ from models.champion import Champion, Served
 from models.engine import Engine, Loaded
 from models.features import Encoder
 from models.hybrid import OnlineModel
+from models.inference import BLOCK_ROWS
 from models.protocol import FeatureColumns
 from schemas.dead_letters import DeadLetter, Reason, read_dead_letter
 from schemas.errors import ModelError
@@ -317,7 +318,7 @@ def test_runs_of_one_drain_are_scored_together_and_answered_apart(tmp_path: Path
     ]
     together = make(tmp_path, Counting())
     found = together.finish(together.compute(runs))
-    assert calls == [3]
+    assert calls == [BLOCK_ROWS]  # three rows, filled up
     alone = make(tmp_path)
     expected = [part for one in runs for part in alone(one)]
 
