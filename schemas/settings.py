@@ -67,6 +67,9 @@ class Settings:
     clickhouse_port: int = 8123
     """Port the embedded store tries first; a free one is taken when it is in use."""
 
+    dashboard_port: int = 8200
+    """Port the dashboard tries first; a free one is taken when it is in use."""
+
     replication: int = 1
     """Replication factor of topics that Tidemill creates."""
 

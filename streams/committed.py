@@ -1,7 +1,7 @@
 """Reads topics as any careful consumer sees them: `read_committed`, from their beginning to now."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
@@ -70,27 +70,43 @@ class CommittedReader:
         Raises:
             PreflightError: there is no such topic.
         """
+        return (await self.spans_of([topic]))[topic]
+
+    async def spans_of(self, topics: Sequence[str]) -> dict[str, dict[int, Span]]:
+        """`spans` of several topics, for the price of one.
+
+        Raises:
+            PreflightError: one of them does not exist.
+        """
         known = await asyncio.wait_for(self._consumer.topics(), self._deadline_s)
-        if topic not in known:
+        if missing := [topic for topic in topics if topic not in known]:
             raise PreflightError(
-                f"could not read topic {topic}: it does not exist on kafka={self._settings.kafka}. "
+                f"could not read topic {missing[0]}: it does not exist on "
+                f"kafka={self._settings.kafka}. "
                 "`tidemill up PIPELINE` creates the topics of a pipeline."
             )
-        # An assignment is the public way to make the client learn about one topic; paused, so that
+        # An assignment is the public way to make the client learn about topics; paused, so that
         # it fetches nothing.
-        probe = TopicPartition(topic, 0)
-        self._consumer.assign([probe])
-        self._consumer.pause(probe)
+        probes = [TopicPartition(topic, 0) for topic in topics]
+        self._consumer.assign(probes)
+        self._consumer.pause(*probes)
         try:
-            await self._consumer.beginning_offsets([probe])
+            await self._consumer.beginning_offsets(probes)
             partitions = [
-                TopicPartition(topic, p) for p in sorted(self._consumer.partitions_for_topic(topic))
+                TopicPartition(topic, p)
+                for topic in topics
+                for p in sorted(self._consumer.partitions_for_topic(topic))
             ]
             firsts = await self._consumer.beginning_offsets(partitions)
             ends = await self._consumer.end_offsets(partitions)
         except KafkaError as cause:
-            raise KafkaUnavailable(f"could not read the offsets of {topic}: {cause!r}") from cause
-        return {p.partition: Span(firsts[p], ends[p]) for p in partitions}
+            raise KafkaUnavailable(
+                f"could not read the offsets of {', '.join(topics)}: {cause!r}"
+            ) from cause
+        found: dict[str, dict[int, Span]] = {topic: {} for topic in topics}
+        for one in partitions:
+            found[one.topic][one.partition] = Span(firsts[one], ends[one])
+        return found
 
     async def decided_spans(self, topic: str) -> dict[int, Span]:
         """`spans`, once every transaction that is open at this moment has ended.

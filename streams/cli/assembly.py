@@ -81,6 +81,20 @@ def assembled(
         yield stack
 
 
+def start_dashboard(stack: "LocalStack") -> str:
+    """Serve the pages as a child of the tree; the address. Nothing waits for it.
+
+    Called when predictions flow or nothing else starts: its imports take a second of processor.
+    """
+    from streams.local.ports import free_port
+    from streams.local.tree import Child
+
+    port = free_port(stack.settings.dashboard_port)
+    program = [sys.executable, "-P", "-m", "streams.cli.main", "dashboard"]
+    stack.add(Child(name="dashboard", argv=[*program, "--port", str(port)], role="dashboard"))
+    return f"http://127.0.0.1:{port}"
+
+
 def _one_line(_logger: Any, _method: str, event: "EventDict") -> "EventDict":
     """A person gets one line per event: what a dead process logged is in its file."""
     if event.pop("log", ""):

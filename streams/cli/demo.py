@@ -12,6 +12,8 @@ import click
 from streams.cli.console import console, count, watched
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.progress import Progress
 
     from schemas.pipeline import Pipeline
@@ -36,8 +38,11 @@ POLL_S = 0.25
     help="Events per second; 0 is as fast as it goes.",
 )
 @click.option("--workers", "-w", default=1, show_default=True, type=click.IntRange(1, 64))
+@click.option("--dashboard/--no-dashboard", default=True, help="Pages at http://127.0.0.1:8200.")
 @click.option("--exit", "leave", is_flag=True, help="End afterwards instead of staying up.")
-def command(pipeline: str, events: int, rate: float, workers: int, leave: bool) -> None:
+def command(  # noqa: PLR0917  # click passes them by name
+    pipeline: str, events: int, rate: float, workers: int, dashboard: bool, leave: bool
+) -> None:
     """Start everything, send real events, wait until all is landed, report and check the books.
 
     Exit code 0 only if events = predictions + dead letters = rows.
@@ -50,7 +55,7 @@ def command(pipeline: str, events: int, rate: float, workers: int, leave: bool) 
     from schemas.arrow import spare_pandas
     from schemas.errors import PipelineError
     from schemas.settings import Settings
-    from streams.cli.assembly import assembled
+    from streams.cli.assembly import assembled, start_dashboard
     from streams.cli.named import Named
     from streams.cli.reconcile import print_books
     from streams.cli.up import print_endpoints, print_next
@@ -73,13 +78,21 @@ def command(pipeline: str, events: int, rate: float, workers: int, leave: bool) 
         replay = Replay(named.pipeline, stack.settings, table, Pace(rate or None))
         rows = Landed.connect(stack.settings, named.pipeline)
         started_ms = int(time.time() * 1000)
-        landed_all = asyncio.run(_drive(replay, rows))
+        pages = ""
+
+        def show_pages() -> None:
+            nonlocal pages
+            if dashboard:
+                pages = start_dashboard(stack)
+                console().print(f"[green]ok[/green] first rows; watch at [bold]{pages}[/bold]")
+
+        landed_all = asyncio.run(_drive(replay, rows, show_pages))
         print_report(rows, replay.sent, started_ms)
         books = _closed_books(named.pipeline, stack.settings)
         print_books(books)
         exact = landed_all and books.exact
         if not leave:
-            print_endpoints(stack.settings, [named])
+            print_endpoints(stack.settings, [named], pages=pages)
             print_next(named)
             console().print("\n[bold]Still running.[/bold] Ctrl-C stops it.")
             stack.run_forever()
@@ -132,8 +145,11 @@ class Landed:
         return row
 
 
-async def _drive(replay: "Replay", rows: Landed) -> bool:
-    """Send everything and wait until it has landed; False if it stopped landing."""
+async def _drive(replay: "Replay", rows: Landed, on_first: "Callable[[], None]") -> bool:
+    """Send everything and wait until it has landed; False if it stopped landing.
+
+    ``on_first`` is called when the first row is there.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     with Progress(
@@ -146,7 +162,7 @@ async def _drive(replay: "Replay", rows: Landed) -> bool:
         disable=not watched(),
     ) as bar:
         sending = bar.add_task("sent", total=replay.table.num_rows)
-        waiting = asyncio.create_task(_wait_landed(replay, rows, bar))
+        waiting = asyncio.create_task(_wait_landed(replay, rows, bar, on_first))
 
         def show(sent: "Sent") -> None:
             bar.update(sending, completed=sent.events)
@@ -158,7 +174,9 @@ async def _drive(replay: "Replay", rows: Landed) -> bool:
             waiting.cancel()
 
 
-async def _wait_landed(replay: "Replay", rows: Landed, bar: "Progress") -> bool:
+async def _wait_landed(
+    replay: "Replay", rows: Landed, bar: "Progress", on_first: "Callable[[], None]"
+) -> bool:
     from schemas.errors import StoreUnavailable
 
     events, labels = replay.table.num_rows, replay.num_labels
@@ -170,6 +188,8 @@ async def _wait_landed(replay: "Replay", rows: Landed, bar: "Progress") -> bool:
         except (OSError, StoreUnavailable):
             now = last
         if now != last:
+            if now[0] > 0 >= last[0]:
+                on_first()
             last, moved_at = now, time.monotonic()
             bar.update(task, completed=now[0])
         if now[0] >= events and now[1] >= labels:

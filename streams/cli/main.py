@@ -18,6 +18,7 @@ COMMANDS = {
     "replay": "Send a pipeline's history again, events and labels.",
     "status": "Show what runs, how far it is and what it waits for.",
     "rescore": "Score events again and compare with what was published.",
+    "dashboard": "Serve the pages; `up` does it by itself.",
     "tail": "Print the newest records of a topic.",
     "sql": "Ask the store.",
     "reconcile": "Count what went in and what came out, record by record.",

@@ -175,31 +175,14 @@ async def _ledger(settings: "Settings", pipeline: "Pipeline") -> dict[str, Any]:
 
 
 async def _lag(settings: "Settings", pipeline: "Pipeline") -> dict[str, int]:
-    """Offsets that each group has still before it, over its topics.
+    """Records that each group has still before it, over its topics."""
+    from streams.lag import LagReader
 
-    The newest offset of a topic written in transactions is a marker, which no group commits.
-    """
-    from streams.balance import join_group, learn_group
-    from streams.committed import CommittedReader, committed_offsets
-    from streams.reconcile import land_group, score_group
-
-    topics = pipeline.topics
-    found = {}
-    async with CommittedReader(settings, deadline_s=DEADLINE_S) as reader:
-        for role, group, names in (
-            ("score", score_group(pipeline.name), [topics.events, topics.labels]),
-            ("join", join_group(pipeline.name), [topics.scored, topics.labels]),
-            ("learn", learn_group(pipeline.name), [topics.examples]),
-            ("land", land_group(pipeline.name), topics.landed),
-        ):
-            committed = await committed_offsets(settings, group)
-            found[role] = 0
-            for topic in names:
-                markers = 0 if topic in {topics.events, topics.labels} else 1
-                for p, span in (await reader.spans(topic.name)).items():
-                    position = committed.get((topic.name, p), span.first)
-                    found[role] += max(0, span.end - markers - position)
-    return found
+    async with LagReader(settings, deadline_s=DEADLINE_S) as reader:
+        return {
+            role: sum(one.lag for one in all_)
+            for role, all_ in (await reader.read(pipeline)).items()
+        }
 
 
 def _ask_store(settings: "Settings") -> dict[str, Any]:

@@ -24,7 +24,8 @@ CONSUMER_OPTIONS = "--from-beginning --isolation-level read_committed --max-mess
     type=click.IntRange(1, 64),
     help="Scorers per pipeline; more than there are partitions stand by.",
 )
-def command(pipelines: tuple[str, ...], workers: int) -> None:
+@click.option("--dashboard/--no-dashboard", default=True, help="Pages at http://127.0.0.1:8200.")
+def command(pipelines: tuple[str, ...], workers: int, dashboard: bool) -> None:
     """Start Kafka, ClickHouse, the workers and, if there is none, a first model; then stay.
 
     PIPELINE is the name of a ready pipeline or a path that ends in .py; without one it is flights.
@@ -37,22 +38,24 @@ def command(pipelines: tuple[str, ...], workers: int) -> None:
       tidemill up my_pipeline.py --workers 2
     """  # noqa: D301
     from schemas.settings import Settings
-    from streams.cli.assembly import assembled
+    from streams.cli.assembly import assembled, start_dashboard
     from streams.cli.named import Named
 
     named = [Named.load(reference) for reference in pipelines or ("flights",)]
     with assembled(Settings.from_environment(), named, workers=workers) as stack:
-        print_endpoints(stack.settings, named)
+        pages = start_dashboard(stack) if dashboard else ""
+        print_endpoints(stack.settings, named, pages=pages)
         print_next(named[0])
         console().print("\n[bold]Running.[/bold] Ctrl-C stops it.")
         stack.run_forever()
 
 
-def print_endpoints(settings: "Settings", named: "list[Named]") -> None:
-    """Where everything is."""
+def print_endpoints(settings: "Settings", named: "list[Named]", *, pages: str) -> None:
+    """Where everything is; ``pages`` is the address of the dashboard, if it runs."""
     topics = ", ".join(item.pipeline.topics.events.name for item in named)
     console().print(
-        f"\n  Kafka       {settings.kafka}   events go to {topics}\n"
+        (f"\n  Dashboard   [bold]{pages}[/bold]   open it in a browser" if pages else "")
+        + f"\n  Kafka       {settings.kafka}   events go to {topics}\n"
         f"  ClickHouse  {without_password(settings.clickhouse)}   database {settings.database}\n"
         f"  data, logs  {settings.home}"
     )

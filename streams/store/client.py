@@ -43,7 +43,7 @@ def connect(settings: Settings, *, database: str | None = None) -> Client:
         SetupError: the database is missing, or user or password are wrong.
         SettingsError: the address cannot be used.
     """
-    address = _Address(settings.clickhouse)
+    address = Address(settings.clickhouse)
     options: dict[str, Any] = {"async_insert": 0}
     if settings.clickhouse_cluster:
         # An acknowledged insert survives the loss of a replica, and a count sees it.
@@ -149,7 +149,7 @@ def _transient(cause: Exception, code: int | None, text: str) -> bool:
     return any(status in text for status in _TRANSIENT_STATUS)
 
 
-class _Address:
+class Address:
     """The parts of ``http://user:password@host:port``."""
 
     def __init__(self, url: str) -> None:

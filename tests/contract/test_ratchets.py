@@ -96,7 +96,7 @@ def test_names_of_the_settings() -> None:
     assert [item.name for item in fields(Settings)] == [
         "home", "kafka", "kafka_security", "kafka_mechanism", "kafka_username", "kafka_password",
         "kafka_ca", "clickhouse", "clickhouse_ca", "clickhouse_users", "database", "clickhouse_cluster", "registry", "kafka_port",
-        "clickhouse_port", "replication", "event_bytes_max", "event_time_ahead_ms_max",
+        "clickhouse_port", "dashboard_port", "replication", "event_bytes_max", "event_time_ahead_ms_max",
         "batch_rows_max", "in_flight_rows_max", "partition_rows_max", "fetch_wait_ms_max",
         "at_once_commit_ms_max", "inline_rows_max", "inference", "session_timeout_ms", "transaction_timeout_ms",
         "land_fetch_wait_ms_max", "land_rows_min", "land_rows_max", "land_age_ms_max", "land_few_age_ms_max",
