@@ -51,6 +51,14 @@ class FeatureColumns:
         """B."""
         return int(self.numeric_BF.shape[0])
 
+    def slice(self, start: int, stop: int) -> "FeatureColumns":
+        """Rows ``start`` to ``stop`` without the last, sharing memory with these."""
+        if start == 0 and stop == self.num_rows:
+            return self
+        width = len(self.category)
+        words = self.words.slice(start * width, (stop - start) * width)
+        return FeatureColumns(self.numeric, self.category, self.numeric_BF[start:stop], words)
+
     def words_of(self, name: str) -> "pa.StringArray":
         """The B words of one category."""
         import pyarrow as pa

@@ -4,7 +4,6 @@ champion, and what is sent lies in the order of the events again.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ import structlog
 from models.engine import Arms
 from models.rollout import in_canary
 from schemas.events import Decoded
+from streams.scored_rows import AnsweredRows, Item, ScoredRows, to_batches
 from streams.transport.commit import Outgoing
 from streams.transport.records import Run
 
@@ -26,16 +26,6 @@ path of an event takes without it, so a canary beyond that is felt."""
 
 Part = tuple[Run, Decoded]
 """A run and what became of its records."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredRows:
-    """Scored rows of one partition that are not a message yet: those of several drains in one
-    transaction become one.
-    """
-
-    partition: int
-    batch: pa.RecordBatch
 
 
 class Switches:
@@ -113,24 +103,24 @@ def split_parts(parts: Sequence[Part], arms: Arms, *, key: str) -> tuple[list[Pa
     return champion, canary
 
 
-def interleave(items: Sequence[Outgoing | ScoredRows]) -> list[Outgoing | ScoredRows]:
+def interleave(items: Sequence[Item]) -> list[Item]:
     """The predictions and scored rows of both arms, in the order of their events in a partition.
 
     ``items`` are pairs of both for the same rows, as a scorer yields them; anything else (dead
     letters) must not be among them.
     """
-    pairs: dict[int, list[tuple[Outgoing, ScoredRows]]] = {}
+    pairs: dict[int, list[tuple[Outgoing, AnsweredRows]]] = {}
     for sent, rows in zip(items[::2], items[1::2], strict=True):
         assert isinstance(sent, Outgoing)
-        assert isinstance(rows, ScoredRows)
+        assert isinstance(rows, AnsweredRows)
         pairs.setdefault(rows.partition, []).append((sent, rows))
-    done: list[Outgoing | ScoredRows] = []
+    done: list[Item] = []
     for partition, found in pairs.items():
         if len(found) == 1:
             done += found[0]
             continue
-        batch = pa.concat_batches([rows.batch for _, rows in found])
-        order = np.argsort(batch["source_offset"].to_numpy(), kind="stable")
+        [both] = to_batches([rows for _, rows in found])
+        order = np.argsort(both.batch["source_offset"].to_numpy(), kind="stable")
         values = [value for sent, _ in found for value in sent.values]
         keys = [one for sent, _ in found for one in sent.keys or ()]
         done.append(
@@ -138,5 +128,5 @@ def interleave(items: Sequence[Outgoing | ScoredRows]) -> list[Outgoing | Scored
                 found[0][0].topic, partition, [values[i] for i in order], [keys[i] for i in order]
             )
         )
-        done.append(ScoredRows(partition, batch.take(pa.array(order))))
+        done.append(ScoredRows(partition, both.batch.take(pa.array(order))))
     return done

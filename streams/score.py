@@ -10,28 +10,24 @@ Nothing here retries: a failed transaction ends the process.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import structlog
 
 from models.champion import Champion
 from models.engine import Arms, Engine, Loaded
-from models.features import ColumnReader, list_columns
+from models.features import ColumnReader
 from models.protocol import FeatureColumns
-from schemas.arrow import write_batches
 from schemas.dead_letters import DeadLetter, Reason
 from schemas.errors import FeatureError, ModelError
 from schemas.events import Decoded, Event, EventDecoder, Source
 from schemas.labels import decode_labels
 from schemas.pipeline import Pipeline
 from schemas.predictions import encode_predictions
-from schemas.scored import SCORED
 from schemas.settings import Settings
-from streams.arms import Breaker, Part, ScoredRows, Switches, interleave, split_parts
+from streams.arms import Breaker, Part, Switches, interleave, split_parts
+from streams.scored_rows import AnsweredRows, Item, to_columns, to_messages
 from streams.shadow import Shadow
 from streams.telemetry import Reporter
 from streams.transport.commit import Outgoing
@@ -39,9 +35,9 @@ from streams.transport.records import Run
 
 log = structlog.get_logger()
 
-SCORED_BYTES_MAX = 4 << 20
-"""Bytes of one Arrow message, half of what the topic allows."""
-STAMP = pa.timestamp("ms", tz="UTC")
+FEW_ROWS_MAX = 256
+"""Rows of a drain that stay plain until their transaction is filled, on the event loop; those of
+larger drains become columns of Arrow here, in the thread that computes."""
 POISON_ROWS_MAX = 16
 """Rows in a row on which the model alone may fail. More is a broken model, not broken rows: then
 the worker stops, and the events wait in Kafka instead of all becoming dead letters."""
@@ -87,7 +83,7 @@ class Scorer:
         """
         return self.finish(self.compute([run]))
 
-    def compute(self, runs: Sequence[Run]) -> list[Outgoing | ScoredRows]:
+    def compute(self, runs: Sequence[Run]) -> list[Item]:
         """Everything that is sent for the runs of one drain.
 
         All of them are scored in one call of the model: with few events the fixed costs of a call,
@@ -97,7 +93,7 @@ class Scorer:
             ModelError: the model fails on everything; the caller must stop.
         """
         now_ms = int(self._clock() * 1000)
-        done: list[Outgoing | ScoredRows] = []
+        done: list[Item] = []
         parts: list[Part] = []
         for run in runs:
             if run.tp.topic == self._topics.labels.name:
@@ -111,26 +107,16 @@ class Scorer:
                 parts, answers = self._answered(parts, arms.champion, arms.shadow, now_ms=now_ms)
             else:
                 parts, answers = self._both(parts, arms, arms.canary, now_ms=now_ms)
-            done += answers
+            many = sum(len(decoded.events) for _, decoded in parts) > FEW_ROWS_MAX
+            done += to_columns(answers) if many else answers
         for run, decoded in parts:
             self._counters["predictions"] += len(decoded.events)
             done += self._dead_letters(run, decoded.rejects)
         return done
 
-    def finish(self, items: Iterable[Outgoing | ScoredRows]) -> list[Outgoing]:
+    def finish(self, items: Iterable[Item]) -> list[Outgoing]:
         """Make messages of what `compute` left as rows: one per partition, however many drains."""
-        rows: dict[int, list[pa.RecordBatch]] = {}
-        done: list[Outgoing] = []
-        for item in items:
-            if isinstance(item, ScoredRows):
-                rows.setdefault(item.partition, []).append(item.batch)
-            else:
-                done.append(item)
-        for partition, batches in rows.items():
-            batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
-            messages = write_batches(batch, bytes_max=SCORED_BYTES_MAX)
-            done.append(Outgoing(self._topics.scored.name, partition, messages))
-        return done
+        return to_messages(items, topic=self._topics.scored.name)
 
     def close(self) -> None:
         """End what runs beside it."""
@@ -138,7 +124,7 @@ class Scorer:
 
     def _answered(
         self, parts: list[Part], loaded: Loaded, shadow: Loaded | None, *, now_ms: int
-    ) -> tuple[list[Part], list[Outgoing | ScoredRows]]:
+    ) -> tuple[list[Part], list[Item]]:
         """All parts answered by one version; those without what it failed on, and the answers."""
         parts, columns = self._features(parts, now_ms=now_ms)
         scores = self._score(loaded, columns)
@@ -147,7 +133,7 @@ class Scorer:
             if shadow is not None:
                 self._shadow.offer(shadow, columns, scores)
             return parts, list(self._answers(parts, columns, scores, loaded, now_ms=now_ms))
-        done: list[Outgoing | ScoredRows] = []
+        done: list[Item] = []
         parts = list(parts)
         for place, (run, decoded) in enumerate(parts):
             kept, kept_columns, kept_scores = self._bisect(loaded, run, decoded)
@@ -157,7 +143,7 @@ class Scorer:
 
     def _both(
         self, parts: list[Part], arms: Arms, canary: Loaded, *, now_ms: int
-    ) -> tuple[list[Part], list[Outgoing | ScoredRows]]:
+    ) -> tuple[list[Part], list[Item]]:
         """The canary's keys answered by the canary, all others by the champion.
 
         Where the canary fails, the champion answers for it: its faults cost no event anything.
@@ -176,7 +162,7 @@ class Scorer:
             self._counters["canary_errors"] += len(events)
             return self._answered(parts, arms.champion, None, now_ms=now_ms)
         self._counters["canary_rows"] += len(events)
-        answers = list(self._answers(tried, columns, scores, canary, now_ms=now_ms))
+        answers: list[Item] = list(self._answers(tried, columns, scores, canary, now_ms=now_ms))
         if any(decoded.events for _, decoded in own):
             own, more = self._answered(own, arms.champion, None, now_ms=now_ms)
             answers = interleave([*more, *answers])
@@ -260,7 +246,7 @@ class Scorer:
         loaded: Loaded,
         *,
         now_ms: int,
-    ) -> Iterator[Outgoing | ScoredRows]:
+    ) -> Iterator[Outgoing | AnsweredRows]:
         """Predictions for consumers, and the same with features for the stages that follow."""
         age_ms = max(0, now_ms - loaded.trained_at_ms)
         served, positions = scores, [-1] * len(parts)
@@ -268,53 +254,45 @@ class Scorer:
             counts = [(run.tp.partition, len(decoded.events)) for run, decoded in parts]
             served, positions = self._champion.answer(counts, columns, scores, loaded.version)
         rounded = np.round(served.astype(np.float64), 6).tolist()
-        everything = _events(parts)
-        ids = [event.event_id for event in everything]
-        subjects = [getattr(event, self._key) for event in everything]
-        times = [event.event_time_ms for event in everything]
-        batch = _batch(
-            parts,
-            columns,
-            {
-                "event_id": pa.array(ids, pa.utf8()),
-                "key": pa.array(subjects, pa.utf8()),
-                "event_time": _integers(times, len(ids)).view(STAMP),
-                "predicted_at": _constant(now_ms, len(ids)).view(STAMP),
-                "score": pa.array(served),
-                "model_score": pa.array(scores),
-                "model_version": pa.repeat(loaded.version, len(ids)),
-                "model_age_ms": _constant(age_ms, len(ids)),
-                "learner_position": pa.array(
-                    np.repeat(
-                        np.array(positions, np.int64), [len(decoded.events) for _, decoded in parts]
-                    )
-                ),
-            },
-        )
         start = 0
         for (run, decoded), position in zip(parts, positions, strict=True):
-            events, partition = decoded.events, run.tp.partition
+            events = decoded.events
             stop = start + len(events)
             if not events:
                 continue
+            rows = AnsweredRows(
+                partition=run.tp.partition,
+                model_version=loaded.version,
+                model_age_ms=age_ms,
+                predicted_at_ms=now_ms,
+                learner_position=position,
+                ids=[event.event_id for event in events],
+                keys=[getattr(event, self._key) for event in events],
+                times_ms=[event.event_time_ms for event in events],
+                produced_ms=decoded.pick(run.timestamps_ms),
+                offsets=decoded.pick(run.offsets),
+                served=served[start:stop],
+                scores=scores[start:stop],
+                features=columns.slice(start, stop),
+            )
             predictions = encode_predictions(
                 zip(
-                    ids[start:stop],
-                    subjects[start:stop],
+                    rows.ids,
+                    rows.keys,
                     rounded[start:stop],
-                    times[start:stop],
-                    decoded.pick(run.offsets),
+                    rows.times_ms,
+                    rows.offsets,
                     strict=True,
                 ),
-                source_partition=partition,
+                source_partition=rows.partition,
                 model_version=loaded.version,
                 model_age_ms=age_ms,
                 predicted_at_ms=now_ms,
                 learner_position=position,
             )
             keys = _keys(decoded.pick(run.keys), events, self._key)
-            yield Outgoing(self._topics.predictions.name, partition, predictions, keys)
-            yield ScoredRows(partition, batch.slice(start, len(events)))
+            yield Outgoing(self._topics.predictions.name, rows.partition, predictions, keys)
+            yield rows
             start = stop
 
     def _check_labels(self, run: Run) -> list[Outgoing]:
@@ -351,32 +329,6 @@ def _events(parts: Sequence[Part]) -> list[Event]:
     if len(parts) == 1:
         return parts[0][1].events
     return [event for _, decoded in parts for event in decoded.events]
-
-
-def _batch(parts: Sequence[Part], columns: FeatureColumns, more: dict[str, Any]) -> pa.RecordBatch:
-    """The scored rows of all parts, one after the other: places, features and ``more``."""
-    counts = [len(decoded.events) for _, decoded in parts]
-    rows = sum(counts)
-    produced = chain.from_iterable(d.pick(run.timestamps_ms) for run, d in parts)
-    offsets = chain.from_iterable(d.pick(run.offsets) for run, d in parts)
-    partitions = np.repeat(np.array([r.tp.partition for r, _ in parts], np.int32), counts)
-    numeric, category = list_columns(columns)
-    found = {
-        "produced_at": _integers(produced, rows).view(STAMP),
-        "source_partition": pa.array(partitions),
-        "source_offset": _integers(offsets, rows),
-        "numeric": numeric,
-        "category": category,
-    } | more
-    return pa.RecordBatch.from_arrays([found[name] for name in SCORED.names], schema=SCORED)
-
-
-def _constant(value: int, rows: int) -> pa.Array:
-    return pa.repeat(pa.scalar(value, pa.int64()), rows)
-
-
-def _integers(values: Iterable[int], rows: int) -> pa.Array:
-    return pa.array(np.fromiter(values, np.int64, rows))
 
 
 def _keys(

@@ -33,6 +33,8 @@ from streams.bench import score as score_
 from streams.bench import store as store_
 from streams.bench import swap as swap_
 from streams.bench.consume import run as run_consume
+from streams.bench.peers import race as race_
+from streams.bench.peers.environments import PEERS
 from streams.bench.stand import Stand, standing
 
 Measure = Callable[[Stand], Result]
@@ -175,6 +177,38 @@ def latency(
         from streams.bench.plot import draw
 
         plot.write_text(draw(result), encoding="utf-8")
+
+
+@click.command("peers")
+@_options
+@_rows
+@_seconds
+@click.option("--peer", "names", type=click.Choice([p.name for p in PEERS]), multiple=True)
+@click.option(
+    "--environments",
+    type=click.Path(path_type=Path),
+    default=Path(".tidemill/peers"),
+    show_default=True,
+    help="Folder for their packages: 2.5 GB for all, made once.",
+)
+def peers(
+    rows: int, seconds: float, names: tuple[str, ...], environments: Path, **common: Any
+) -> None:
+    """Score the same events with Quix Streams, Bytewax, Pathway and PyFlink.
+
+    Each gets an environment of its own, with its pinned version. The first run needs the network.
+
+    \b
+    Example:
+      tidemill bench peers --peer quix --peer bytewax
+    """  # noqa: D301
+    chosen = [peer for peer in PEERS if not names or peer.name in names]
+    _one(
+        lambda stand: race_.run(
+            stand, peers=chosen, rows=rows, seconds=seconds, folder=environments.absolute()
+        ),
+        **common,
+    )
 
 
 @click.command("labels")

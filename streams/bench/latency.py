@@ -25,6 +25,7 @@ from streams.bench.histogram import histogram, quantiles
 from streams.bench.result import Goal, Result
 from streams.bench.sampling import Sampler, Window
 from streams.bench.stand import Stand
+from streams.local.child import ChildProcess
 from streams.replay import Encoder
 from streams.store.client import connect
 
@@ -56,7 +57,7 @@ def run(
     """Measure every rate with both workers running, and the rivals at `RIVAL_RATE`."""
     result = Result("latency", [])
     for delivery in deliveries:
-        result.results += _ours(stand, delivery, rates=rates, seconds=seconds)
+        result.results += ours(stand, delivery, rates=rates, seconds=seconds)
     at = {(row["guarantee"], row["rate_per_s"]): row for row in result.results}
     for (delivery, rate), goals in GOALS_MS.items():
         if (row := at.get((delivery, rate))) is not None:
@@ -69,18 +70,19 @@ def run(
         result.goals.append(
             Goal(f"in SQL p95 <= {SQL_P95_MS_MAX:g} ms after it", late <= SQL_P95_MS_MAX)
         )
-    ours = at.get(("at-least-once", RIVAL_RATE)) or at.get(("exactly-once", RIVAL_RATE))
-    if rivals and ours is not None:
+    own = at.get(("at-least-once", RIVAL_RATE)) or at.get(("exactly-once", RIVAL_RATE))
+    if rivals and own is not None:
         for who in ("confluent_loop", "stock_faust"):
             found = _rival(stand, who, seconds=seconds)
             result.results.append(found)
-            result.ratios[who] = found["to_reader_ms"]["p50"] / ours["to_reader_ms"]["p50"]
+            result.ratios[who] = found["to_reader_ms"]["p50"] / own["to_reader_ms"]["p50"]
     return result
 
 
-def _ours(
+def ours(
     stand: Stand, delivery: str, *, rates: Sequence[int], seconds: float
 ) -> list[dict[str, Any]]:
+    """One row per rate, on a broker that has warmed up."""
     stand.preload(WARM_ROWS)
     found = []
     with stand.workers("score", "land", pipeline=stand.reference(delivery)) as children:
@@ -119,10 +121,28 @@ def _rival(stand: Stand, who: str, *, seconds: float) -> dict[str, Any]:
         source=source, sink=sink, starts=[0] * stand.partitions, rows_max=500, wait_ms=5
     )
     with stand.rival(who, request) as child:
-        _one(stand, rate=RIVAL_RATE, seconds=2.0, source=source, answers=sink, tail_s=60)
-        with Sampler(stand.pids({who: child})) as sampler:
-            row = _one(stand, rate=RIVAL_RATE, seconds=seconds, source=source, answers=sink)
-    return {"who": who, "guarantee": "at-least-once"} | row | _shares(sampler, row["rows"])
+        row = rival_row(
+            stand, who, child, source=source, sink=sink, rate=RIVAL_RATE, seconds=seconds
+        )
+    return {"who": who, "guarantee": "at-least-once"} | row
+
+
+def rival_row(
+    stand: Stand,
+    who: str,
+    child: ChildProcess,
+    *,
+    source: str,
+    sink: str,
+    rate: int,
+    seconds: float,
+    tree: bool = False,
+) -> dict[str, Any]:
+    """Time another program that runs and answers events of ``source`` in ``sink``."""
+    _one(stand, rate=rate, seconds=2.0, source=source, answers=sink, tail_s=60)
+    with Sampler(stand.pids({who: child}), trees=(who,) if tree else ()) as sampler:
+        row = _one(stand, rate=rate, seconds=seconds, source=source, answers=sink)
+    return row | _shares(sampler, row["rows"])
 
 
 def _one(

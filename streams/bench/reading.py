@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from schemas.settings import Settings
 
 _decode = msgspec.json.decode
+LEADERS_S_MAX = 10.0
 
 
 def consumer(settings: Settings, *, committed: bool = True, **more: object) -> Consumer:
@@ -30,13 +31,19 @@ def consumer(settings: Settings, *, committed: bool = True, **more: object) -> C
 
 
 def end_offsets(settings: Settings, topic: str, partitions: int) -> list[int]:
-    """Where each partition ends now."""
-    reader = consumer(settings)
+    """Where each partition ends now; waits for the leaders of a topic that is new."""
+    reader, deadline = consumer(settings), time.monotonic() + LEADERS_S_MAX
     try:
-        return [
-            reader.get_watermark_offsets(TopicPartition(topic, p), timeout=20)[1]
-            for p in range(partitions)
-        ]
+        while True:
+            try:
+                return [
+                    reader.get_watermark_offsets(TopicPartition(topic, p), timeout=20)[1]
+                    for p in range(partitions)
+                ]
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
     finally:
         reader.close()
 

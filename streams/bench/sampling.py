@@ -75,9 +75,13 @@ def window(stamps: Sequence[tuple[float, int]], *, edge: float = EDGE) -> Window
 
 @dataclass
 class Sampler:
-    """Samples CPU time (user and system, all threads) and resident memory of some processes."""
+    """Samples CPU time (user and system, all threads) and resident memory of some processes.
+
+    Of those in ``trees`` the processes that they started count too, as long as they live.
+    """
 
     pids: Mapping[str, int]
+    trees: Sequence[str] = ()
     interval_s: float = SAMPLE_S
     times_s: list[float] = field(default_factory=list)
     cpu_s: dict[str, list[float]] = field(default_factory=dict)
@@ -102,11 +106,15 @@ class Sampler:
             self.times_s.append(time.time())
             for name, process in self._processes.items():
                 try:
-                    used, memory = process.cpu_times(), process.memory_info().rss
-                    self.cpu_s[name].append(used.user + used.system)
-                    self.resident[name].append(memory / 2**20)
+                    tree = process.children(recursive=True) if name in self.trees else []
+                    used = [p.cpu_times() for p in (process, *tree)]
+                    self.resident[name].append(
+                        sum(p.memory_info().rss for p in (process, *tree)) / 2**20
+                    )
+                    self.cpu_s[name].append(sum(one.user + one.system for one in used))
                 except psutil.Error:  # it has ended: nothing more is used
                     self.cpu_s[name].append(self.cpu_s[name][-1] if self.cpu_s[name] else 0.0)
+                    del self.resident[name][len(self.cpu_s[name]) - 1 :]
                     self.resident[name].append(0.0)
             self.loops_s.append(Yardstick.measure())
             self._stop.wait(self.interval_s)

@@ -30,7 +30,7 @@ def run(stand: Stand, *, delivery: str, rows: int, stock_rows: int) -> Result:
     starts = reading.end_offsets(stand.settings, topics.events.name, stand.partitions)
     prefix = stand.preload(rows)
     ends = reading.end_offsets(stand.settings, topics.events.name, stand.partitions)
-    own, scores = _ours(stand, delivery, rows=rows, prefix=prefix, committed=before + rows)
+    own, scores = ours(stand, delivery, rows=rows, prefix=prefix, committed=before + rows)
     loop = _loop(stand, delivery, starts=starts, ends=ends, expected=scores)
     stock = _stock(stand, rows=stock_rows, prefix=prefix, expected=scores)
     with stand.workers("land") as children:  # the next benchmark begins with nothing waiting
@@ -58,9 +58,10 @@ def _cpu(row: dict[str, Any]) -> float:
     return float(row["cpu_us_per_event"])
 
 
-def _ours(
+def ours(
     stand: Stand, delivery: str, *, rows: int, prefix: str, committed: int
 ) -> tuple[dict[str, Any], dict[str, float]]:
+    """Score what was preloaded until so much is committed; the row, and the score of each id."""
     topic = stand.pipeline.topics.predictions.name
     since = reading.end_offsets(stand.settings, topic, stand.partitions)
     with (

@@ -13,6 +13,7 @@ BENCHES = {
     "path": ("streams.bench.commands:path", "Events to rows in SQL, and what it costs."),
     "ledger": ("streams.bench.ledger:command", "The joiner's work per row, and its memory."),
     "latency": ("streams.bench.commands:latency", "Time to the answer at steady rates."),
+    "peers": ("streams.bench.commands:peers", "Quix, Bytewax, Pathway, PyFlink on the same work."),
     "labels": ("streams.bench.commands:labels", "From a label to a prediction that knows it."),
     "store": ("streams.bench.commands:store", "Queries beside writers, writers beside queries."),
     "stages": ("streams.bench.commands:stages", "The scorer, stage by stage, without servers."),

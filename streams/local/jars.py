@@ -113,6 +113,26 @@ def _download(jars: list[Jar], folder: Path) -> None:
     _say(f"fetched in {time.monotonic() - started:.0f} s, kept in {folder}")
 
 
+def fetch(jar: Jar, folder: Path) -> Path:
+    """One more jar, beside Kafka's own; kept in ``folder``.
+
+    Raises:
+        SetupError: it could not be downloaded, or is not the one that ``jar`` means.
+    """
+    file = folder / jar.name
+    if digest_of(file) == jar.sha256:
+        return file
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="draft-") as draft:
+        found = _fetch(jar, Path(draft))
+        if digest_of(found) != jar.sha256:
+            raise SetupError(
+                f"could not use {jar.name}: its checksum differs; sha256={digest_of(found)} "
+                f"expected={jar.sha256}. Try again."
+            )
+        return found.replace(file)
+
+
 def _fetch(jar: Jar, draft: Path) -> Path:
     """Download one jar, with all that jgo knows about repositories and mirrors."""
     from jgo.config import GlobalSettings

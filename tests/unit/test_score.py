@@ -27,8 +27,9 @@ from schemas.pipeline import Pipeline, category, label, numeric, online
 from schemas.predictions import Prediction
 from schemas.scored import SCORED, read_scored
 from schemas.settings import Settings
-from streams import score
-from streams.score import POISON_ROWS_MAX, SCORED_BYTES_MAX, Scorer
+from streams import scored_rows
+from streams.score import POISON_ROWS_MAX, Scorer
+from streams.scored_rows import SCORED_BYTES_MAX
 from streams.telemetry import Reporter
 from streams.transport.commit import Outgoing
 from streams.transport.records import Run
@@ -260,7 +261,7 @@ def test_large_runs_are_split_into_messages_that_the_topic_takes(
 ) -> None:
     """Half of the topic's limit each; rows keep their order over the messages."""
     assert shop.topics.scored.message_bytes_max == 2 * SCORED_BYTES_MAX
-    monkeypatch.setattr(score, "SCORED_BYTES_MAX", 20_000)
+    monkeypatch.setattr(scored_rows, "SCORED_BYTES_MAX", 20_000)
     answer = make(tmp_path)(run([event(str(i), country="x" * 500) for i in range(200)]))
     [messages] = [part.values for part in answer if part.topic == "shop.scored"]
     assert len(messages) > 5
@@ -273,7 +274,7 @@ def test_an_event_larger_than_a_message_still_goes_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One row cannot be halved; splitting must end."""
-    monkeypatch.setattr(score, "SCORED_BYTES_MAX", 100)
+    monkeypatch.setattr(scored_rows, "SCORED_BYTES_MAX", 100)
     assert len(scored(make(tmp_path)(run([event("a"), event("b")])))) == 2
 
 

@@ -7,17 +7,12 @@ every batch is one transaction that carries its offsets. It writes predictions o
 no dead letters (a bad record ends it), one model version for ever.
 """
 
-import time
-from pathlib import Path
 from typing import Any
 
-import msgspec
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from schemas.predictions import Prediction
 from streams.bench.rivals.request import Progress, Request, read_request
-
-CHUNK_ROWS = 1024
+from streams.bench.rivals.scorer import BatchScorer
 
 
 def consumer_of(request: Request) -> Any:
@@ -55,67 +50,13 @@ def producer_of(request: Request) -> Any:
     return producer
 
 
-class Scorer:
-    """Bytes of events to bytes of predictions."""
-
-    def __init__(self, request: Request) -> None:
-        import torch  # reading alone needs none of these
-
-        from models.features import ColumnReader, Encoder
-        from models.registry import open_registry
-        from schemas.events import event_type
-        from schemas.loading import load_pipeline
-        from schemas.settings import Settings
-
-        torch.set_num_threads(1)
-        self._inference_mode = torch.inference_mode
-        pipeline = load_pipeline(request.pipeline)
-        manifest, self._module = open_registry(
-            Settings(home=Path(request.home)), request.registry
-        ).load(request.pipeline, request.version)
-        self._decode = msgspec.json.Decoder(event_type(pipeline)).decode
-        self._columns = ColumnReader(pipeline.features)
-        self._encode_features = Encoder(manifest.features)
-        self._key = pipeline.key
-        self._version = request.version
-        self._trained_at_ms = manifest.trained_at_ms
-        self._encode = msgspec.json.Encoder().encode
-
-    def __call__(self, messages: list[Any], *, now_ms: int) -> list[bytes]:
-        """One prediction per message, in their order."""
-        events: list[Any] = [self._decode(message.value()) for message in messages]
-        batch = self._encode_features(self._columns(events))
-        scores: list[float] = []
-        with self._inference_mode():
-            for start in range(0, len(events), CHUNK_ROWS):
-                part = slice(start, start + CHUNK_ROWS)
-                scores += self._module(batch.numeric_BF[part], batch.category_BC[part]).tolist()
-        age_ms = now_ms - self._trained_at_ms
-        return [
-            self._encode(
-                Prediction(
-                    event_id=event.event_id,
-                    key=getattr(event, self._key),
-                    score=round(score, 6),
-                    event_time_ms=event.event_time_ms,
-                    source_offset=message.offset(),
-                    source_partition=message.partition(),
-                    model_version=self._version,
-                    model_age_ms=age_ms,
-                    predicted_at_ms=now_ms,
-                )
-            )
-            for event, score, message in zip(events, scores, messages, strict=True)
-        ]
-
-
 def main() -> None:
     """Work until every partition has reached its end."""
     request = read_request()
     progress = Progress()
     consumer = consumer_of(request)
     producer = producer_of(request) if request.sink else None
-    scorer = Scorer(request) if request.sink else None
+    scorer = BatchScorer(request) if request.sink else None
     left = sum(request.ends) - sum(request.starts) if request.ends else -1
     position = dict(enumerate(request.starts))
     while left:
@@ -131,7 +72,10 @@ def main() -> None:
         if producer is not None and scorer is not None:
             if request.transactional:
                 producer.begin_transaction()
-            answers = scorer(messages, now_ms=int(time.time() * 1000))
+            answers = scorer(
+                [message.value() for message in messages],
+                [(message.partition(), message.offset()) for message in messages],
+            )
             for message, answer in zip(messages, answers, strict=True):
                 producer.produce(
                     request.sink, answer, key=message.key(), partition=message.partition()
