@@ -344,6 +344,7 @@ def _versions(
         else:
             row |= {
                 "trained_at_ms": found.trained_at_ms,
+                "parent": found.parent,
                 "metrics": msgspec.to_builtins(found.metrics),
                 "data": msgspec.to_builtins(found.data),
             }
@@ -352,6 +353,7 @@ def _versions(
             except ModelError as error:
                 row["why"] = str(error)
             else:
+                row["checks"] = [] if verdict is None else msgspec.to_builtins(verdict.checks)
                 row["passed"] = None if verdict is None else verdict.passed
                 row["why"] = "" if verdict is None else verdict.reason
         rows.append(row)

@@ -4,7 +4,9 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["line", "bars", "reliability", "heat", "table", "tiles", "flow", "rollout"]
+Kind = Literal[
+    "line", "bars", "reliability", "heat", "table", "tiles", "flow", "rollout", "versions"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,9 @@
 """Asks once what many viewers see, and nothing that nobody looks at.
 
-A `Channel` is one page about one pipeline. While it has viewers, one task asks its figures, each at
-its own pace, and hands the answers to all of them; with the last viewer the task ends. A figure
-whose answer took long is asked less often, so that a page costs the store at most a
-`SHARE_MAX` of its time.
+A `Channel` is one page about one pipeline. While it has viewers, one task per figure asks at its
+own pace and hands the answers to all of them; with the last viewer the tasks end. A figure whose
+answer took long is asked less often, so that it keeps the store busy for at most `SHARE_MAX` of
+the time.
 """
 
 import asyncio
@@ -20,7 +20,6 @@ from streams.dashboard.vitals import unavailable
 
 SHARE_MAX = 0.05
 """Part of the time that one figure may keep the store busy."""
-TICK_S = 0.25
 RETRY_S = 2.0
 VIEWERS_MAX = 64
 """Pages open at once, in all browsers."""
@@ -66,7 +65,7 @@ class Channel:
         self._ask = ask
         self._viewers: set[Viewer] = set()
         self._last: dict[str, Result] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def viewers(self) -> int:
@@ -79,28 +78,22 @@ class Channel:
         for name, result in self._last.items():
             viewer.put(name, result)
         self._viewers.add(viewer)
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
+        if not self._tasks:
+            self._tasks = [asyncio.create_task(self._follow(one)) for one in self._page.figures]
         return viewer
 
     def close(self, viewer: Viewer) -> None:
         """``viewer`` is gone; with the last one the questions end, answers are forgotten."""
         self._viewers.discard(viewer)
-        if not self._viewers and self._task is not None:
-            self._task.cancel()
-            self._task = None
+        if not self._viewers:
+            for task in self._tasks:
+                task.cancel()
+            self._tasks.clear()
             self._last.clear()
 
-    async def _run(self) -> None:
-        due = dict.fromkeys((figure.name for figure in self._page.figures), 0.0)
+    async def _follow(self, figure: Figure) -> None:
         while True:
-            now = time.monotonic()
-            ready = [figure for figure in self._page.figures if due[figure.name] <= now]
-            for figure, wait_s in zip(
-                ready, await asyncio.gather(*(self._refresh(one) for one in ready)), strict=True
-            ):
-                due[figure.name] = time.monotonic() + wait_s
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(await self._refresh(figure))
 
     async def _refresh(self, figure: Figure) -> float:
         """Ask once and tell everybody; the seconds until it may be asked again."""

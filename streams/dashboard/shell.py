@@ -41,7 +41,7 @@ def html(
 <main id="main" tabindex="-1">
 <div class="head"><div><h1>{escape(page.title)}</h1><p class="lead">{escape(page.about)}</p></div>
 <p class="pulse" id="pulse" role="status">connecting</p></div>
-<div id="notices" role="alert"></div>
+<div id="notices" role="alert"></div><div id="said" role="status"></div>
 {page.body}
 <div class="figures">{figures}</div>
 </main>

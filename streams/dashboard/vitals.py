@@ -15,6 +15,7 @@ import msgspec
 from schemas.errors import TidemillError
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
+from streams.announce import champion
 from streams.lag import Behind, LagReader
 from streams.telemetry import REPORT_AGE_S_MAX, Report, read_reports
 
@@ -42,6 +43,8 @@ class Vitals:
         self._lag_reader: LagReader | None = None
         self._turn = asyncio.Lock()
         self._kept: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._announced: dict[str, tuple[float, Any]] = {}
+        self._announcing = asyncio.Lock()
         self._counts: dict[tuple[str, int], deque[tuple[float, float]]] = {}
         self._ends: dict[str, deque[tuple[float, float]]] = {}
         self._moved: dict[tuple[str, str, int], tuple[int | None, float]] = {}
@@ -52,30 +55,44 @@ class Vitals:
             reader, self._lag_reader = self._lag_reader, None
             await reader.__aexit__()
 
-    def processes(self) -> list[dict[str, Any]]:
+    def reports(self) -> list[dict[str, Any]]:
         """Every process of this home, as it last spoke of itself; reads a few small files."""
         now_ms = time.time() * 1000
-        found = []
-        for report in read_reports(self._settings.run_folder):
-            age_s = (now_ms - report.updated_at_ms) / 1000
-            stale = age_s > REPORT_AGE_S_MAX
-            found.append(
-                {
-                    "name": report.name,
-                    "role": report.role,
-                    "pipeline": report.pipeline,
-                    "pid": report.pid,
-                    "state": "silent" if stale else report.state,
-                    "detail": f"silent for {age_s:.0f} s" if stale else report.detail,
-                    "since_s": max(0.0, round((now_ms - report.since_ms) / 1000)),
-                    "age_s": round(age_s, 1),
-                    "restarts": int(report.counters.get("restarts", 0)),
-                    "cpu_s": round(report.counters.get("cpu_s", 0.0), 1),
-                    "done": _done(report),
-                    "per_s": self._rate(report),
-                }
-            )
-        return found
+        return [self._report(report, now_ms) for report in read_reports(self._settings.run_folder)]
+
+    def processes(self) -> list[dict[str, Any]]:
+        """`reports` as a table for people."""
+        return [
+            {
+                "process": one["name"],
+                "state": one["state"],
+                "for": one["since_s"],
+                "records/s": one["per_s"],
+                "did": one["done"],
+                "CPU s": one["cpu_s"],
+                "restarts": one["restarts"],
+                "spoke, s ago": one["age_s"],
+                "why": one["detail"],
+            }
+            for one in self.reports()
+        ]
+
+    def _report(self, report: Report, now_ms: float) -> dict[str, Any]:
+        age_s = (now_ms - report.updated_at_ms) / 1000
+        stale = age_s > REPORT_AGE_S_MAX
+        return {
+            "name": report.name,
+            "role": report.role,
+            "pipeline": report.pipeline,
+            "state": "silent" if stale else report.state,
+            "detail": f"silent for {age_s:.0f} s" if stale else report.detail,
+            "since_s": max(0, round((now_ms - report.since_ms) / 1000)),
+            "age_s": round(age_s, 1),
+            "restarts": int(report.counters.get("restarts", 0)),
+            "cpu_s": round(report.counters["cpu_s"]) if "cpu_s" in report.counters else None,
+            "done": _done(report),
+            "per_s": self._rate(report),
+        }
 
     async def flow(self, pipeline: Pipeline) -> dict[str, Any]:
         """Rate and lag of each step, and what comes in.
@@ -84,7 +101,7 @@ class Vitals:
             KafkaUnavailable: no broker answers.
         """
         behind = await self.behind(pipeline)
-        processes = [p for p in self.processes() if p["pipeline"] == pipeline.name]
+        processes = [p for p in self.reports() if p["pipeline"] == pipeline.name]
         steps: dict[str, Any] = {}
         for role, partitions in behind.items():
             mine = [p for p in processes if p["role"] == role]
@@ -103,6 +120,42 @@ class Vitals:
             for name, topic in (("events", topics.events), ("labels", topics.labels))
         }
         return {"steps": steps, "arriving": arriving}
+
+    async def partitions(self, pipeline: Pipeline) -> list[dict[str, Any]]:
+        """`behind` as a table: a row per step and topic, a column per partition.
+
+        Raises:
+            KafkaUnavailable: no broker answers.
+        """
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for role, partitions in (await self.behind(pipeline)).items():
+            for one in partitions:
+                start = {"step": role, "topic": one["topic"], "waiting": 0, "stands still": 0.0}
+                row = rows.setdefault((role, one["topic"]), start)
+                row["waiting"] += one["lag"]
+                row["stands still"] = max(row["stands still"], one["still_s"])
+                row[str(one["partition"])] = one["lag"]
+        return list(rows.values())
+
+    async def announced(self, name: str) -> dict[str, Any] | None:
+        """What was last announced for the pipeline ``name``; None before the first.
+
+        Raises:
+            KafkaUnavailable: no broker answers.
+        """
+        async with self._announcing:
+            kept = self._announced.get(name)
+            if kept is not None and time.monotonic() - kept[0] < KEPT_S:
+                told: dict[str, Any] | None = kept[1]
+                return told
+            found = await champion(self._settings, name)
+            told = None if found is None else msgspec.to_builtins(found)
+            self._announced[name] = time.monotonic(), told
+            return told
+
+    def forget(self, name: str) -> None:
+        """What is kept of ``name`` is old: something was announced."""
+        self._announced.pop(name, None)
 
     async def behind(self, pipeline: Pipeline) -> dict[str, list[dict[str, Any]]]:
         """Every partition of every step, with the seconds since its offset last moved.

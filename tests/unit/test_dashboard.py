@@ -13,7 +13,7 @@ from schemas.loading import load_pipeline
 from schemas.settings import Settings
 from streams.dashboard.figures import Figure, Page
 from streams.dashboard.live import VIEWERS_MAX, Live, TooManyViewers
-from streams.dashboard.serve import Dashboard
+from streams.dashboard.web import Dashboard, Shown
 
 NOBODY = "http://127.0.0.1:9"  # nothing listens on discard
 
@@ -22,7 +22,7 @@ NOBODY = "http://127.0.0.1:9"  # nothing listens on discard
 async def served(tmp_path: object) -> AsyncIterator[tuple[Dashboard, str, ClientSession]]:
     """A dashboard on a port of this machine, with a store that is down."""
     settings = replace(Settings(), clickhouse=NOBODY, kafka="127.0.0.1:9")
-    dashboard = Dashboard(settings, {"flights": load_pipeline("flights")})
+    dashboard = Dashboard(settings, [Shown(load_pipeline("flights"), "flights")])
     server = TestServer(dashboard.app(), host="127.0.0.1")
     await server.start_server()
     async with ClientSession() as session:

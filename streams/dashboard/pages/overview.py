@@ -12,14 +12,14 @@ SELECT
     (SELECT count() FROM dead_letters WHERE pipeline = '{name}') AS `dead letters`,
     (SELECT count() FROM alarms WHERE pipeline = '{name}'
         AND produced_at > now() - INTERVAL 1 DAY) AS `alarms, 24 h`,
-    (SELECT version FROM decisions WHERE pipeline = '{name}'
-        AND kind = 'promotion' ORDER BY at DESC LIMIT 1) AS `last promoted`"""
+    (SELECT argMax(model_version, predicted_at) FROM scored WHERE pipeline = '{name}'
+        AND predicted_at > now() - INTERVAL 5 MINUTE) AS `answered by`"""
 
 RATE = """\
 SELECT toStartOfInterval(predicted_at, INTERVAL 2 SECOND) AS at, count() / 2 AS predictions
 FROM {name}
 WHERE predicted_at > now() - INTERVAL 5 MINUTE
-    AND predicted_at < toStartOfInterval(now(), INTERVAL 2 SECOND)
+    AND predicted_at < toStartOfInterval(now() - INTERVAL 2 SECOND, INTERVAL 2 SECOND)
 GROUP BY at
 ORDER BY at WITH FILL STEP toIntervalSecond(2)"""
 

@@ -1,20 +1,15 @@
 // One stream of answers per page; each goes to the figure it belongs to.
-import { el } from "./dom.js";
+import { el, message, own, page } from "./dom.js";
 import { clock } from "./numbers.js";
 import { line, bars, reliability, heat } from "./plot.js";
 import { flow } from "./flow.js";
 import { table, tiles } from "./table.js";
+import { rollout, versions } from "./models.js";
 
-const DRAW = { line, bars, reliability, heat, flow, table, tiles };
-const { page, pipeline } = document.body.dataset;
+const DRAW = { line, bars, reliability, heat, flow, table, tiles, rollout, versions };
+const SCRIPTS = { decision: "./decision.js", sql: "./sql.js", health: "./books.js" };
 const pulse = document.getElementById("pulse");
 const answers = new Map();
-
-export const register = (kind, draw) => { DRAW[kind] = draw; redraw(); };
-
-export function message(state, title, text = "") {
-  return el("div", { class: "message", "data-state": state }, el("strong", {}, title), text);
-}
 
 function draw(name) {
   const section = document.getElementById(`figure-${name}`);
@@ -22,6 +17,7 @@ function draw(name) {
   if (!section || !answer) return;
   const plot = section.querySelector(".plot");
   plot.removeAttribute("aria-busy");
+  if (answer.state !== "ok" || (answer.rows && !answer.rows.length)) delete plot.dataset.key;
   const drawn = JSON.parse(section.dataset.drawn);
   if (answer.state === "ok" && answer.rows && !answer.rows.length) {
     plot.replaceChildren(message("empty", "Nothing to show yet", section.dataset.empty));
@@ -55,7 +51,7 @@ function notices() {
 }
 
 function follow() {
-  const source = new EventSource(`/live/${page}?pipeline=${encodeURIComponent(pipeline)}`);
+  const source = new EventSource(own(`/live/${page}`));
   source.onmessage = (event) => {
     const news = JSON.parse(event.data);
     let latest = 0;
@@ -93,6 +89,7 @@ document.addEventListener("click", async (event) => {
 });
 document.getElementById("choose")?.addEventListener("change", (event) => event.target.form.submit());
 
+if (SCRIPTS[page]) import(SCRIPTS[page]);
 let width = innerWidth;
 addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; redraw(); } });
 addEventListener("themed", redraw);

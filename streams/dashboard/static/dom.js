@@ -18,15 +18,32 @@ function fill(node, attributes, children) {
   return node;
 }
 
-export const token = () => document.querySelector('meta[name="tidemill-token"]').content;
+export const { page, pipeline } = document.body.dataset;
+export const own = (path) => `${path}?pipeline=${encodeURIComponent(pipeline)}`;
 
-export async function post(path, body) {
-  const reply = await fetch(path, {
-    method: "POST",
-    headers: { "Content-Type": "application/json", "X-Tidemill-Token": token() },
-    body: JSON.stringify(body),
-  });
+export function message(state, title, text = "") {
+  return el("div", { class: "message", "data-state": state }, el("strong", {}, title), text);
+}
+
+async function read(reply) {
   const text = await reply.text();
   if (!reply.ok) throw new Error(text.trim() || `status ${reply.status}`);
   return JSON.parse(text);
+}
+
+const reached = (request) => request.catch(() => { throw new Error("The dashboard does not answer. Is `tidemill up` still running?"); });
+
+export const get = async (path, more = "") => read(await reached(fetch(own(path) + more)));
+
+export async function post(path, body) {
+  const token = document.querySelector('meta[name="tidemill-token"]').content;
+  const headers = { "Content-Type": "application/json", "X-Tidemill-Token": token };
+  return read(await reached(fetch(own(path), { method: "POST", headers, body: JSON.stringify(body) })));
+}
+
+// The question and the command below what is not a figure of its own.
+export function how(sql, command) {
+  const part = (title, text) => [el("h3", {}, title), el("pre", { tabindex: "0" }, el("code", {}, text)),
+    el("p", {}, el("button", { type: "button", class: "quiet copy" }, `Copy ${title}`))];
+  return el("details", { class: "how" }, el("summary", {}, "How to ask this"), ...(sql ? part("SQL", sql) : []), ...part("command", command));
 }

@@ -4,7 +4,7 @@ import { short, whole, duration } from "./numbers.js";
 
 const WIDE = {
   size: [1000, 336], box: [156, 72],
-  at: { events: [90, 56], score: [350, 56], out: [910, 56], labels: [90, 168], join: [520, 168], learn: [760, 168], land: [520, 284], store: [910, 284] },
+  at: { events: [90, 56], score: [350, 56], out: [910, 56], labels: [90, 184], join: [520, 168], learn: [760, 168], land: [520, 284], store: [910, 284] },
 };
 const NARROW = {
   size: [358, 590], box: [150, 70],
@@ -13,10 +13,10 @@ const NARROW = {
 const NAMES = { score: "Score", join: "Join", learn: "Learn", land: "Land" };
 const DOES = { score: "predictions", join: "examples", learn: "learned", land: "rows" };
 
-// From a side of one box to a side of another: r, l, t, b.
+// From a side of one box to a side of another: r, l, t, b. Moved along these sides by the numbers.
 const WIRES = {
-  wide: [["events", "r", "score", "l"], ["score", "r", "out", "l"], ["score", "b", "join", "l"], ["labels", "r", "join", "l"],
-    ["join", "r", "learn", "l"], ["join", "b", "land", "t"], ["score", "b", "land", "l"], ["land", "r", "store", "l"]],
+  wide: [["events", "r", "score", "l"], ["score", "r", "out", "l"], ["score", "b", "join", "l", 14, -16], ["labels", "r", "join", "l", 0, 16],
+    ["join", "r", "learn", "l"], ["join", "b", "land", "t"], ["score", "b", "land", "l", -14, 0], ["land", "r", "store", "l"]],
   narrow: [["events", "b", "score", "t"], ["score", "r", "out", "l"], ["score", "b", "join", "t"], ["labels", "l", "join", "r"],
     ["join", "r", "learn", "l"], ["join", "b", "land", "t"], ["land", "b", "store", "t"]],
 };
@@ -28,8 +28,9 @@ export function flow(plot, answer) {
   const picture = svg("svg", { viewBox: `0 0 ${size[0]} ${size[1]}`, class: "flow", "aria-hidden": "true" });
   const side = ([x, y], where) => ({
     r: [x + box[0] / 2, y], l: [x - box[0] / 2, y], t: [x, y - box[1] / 2], b: [x, y + box[1] / 2] })[where];
-  for (const [from, out, to, into] of narrow ? WIRES.narrow : WIRES.wide) {
-    wire(picture, side(at[from], out), out, side(at[to], into), into, rates[from]);
+  for (const [from, out, to, into, dx = 0, dy = 0] of narrow ? WIRES.narrow : WIRES.wide) {
+    const [x1, y1] = side(at[from], out), [x2, y2] = side(at[to], into);
+    wire(picture, [x1 + dx, y1], out, [x2, y2 + dy], into, rates[from]);
   }
   if (!narrow) learned(picture, side(at.learn, "t"), side(at.score, "b"), rates.learn);
   topic(picture, at.events, box, "Events", answer.arriving.events);

@@ -39,3 +39,8 @@ export function duration(seconds) {
   }
   return `${Math.round(seconds)} s`;
 }
+
+export function bytes(x) {
+  for (const [unit, size] of [["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10]]) if (x >= size) return `${(x / size).toFixed(1)} ${unit}`;
+  return `${x} B`;
+}

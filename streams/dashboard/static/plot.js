@@ -27,7 +27,9 @@ export function timeTicks(low, high, count) {
   const step = 1000 * (STEPS_S.find((s) => s >= rough) ?? STEPS_S.at(-1));
   const found = [];
   for (let t = Math.ceil(low / step) * step; t <= high; t += step) found.push(t);
-  return { found, label: step >= 86400e3 ? (t) => day(t).slice(5) : step >= 60e3 ? (t) => clock(t).slice(0, 5) : clock };
+  const date = (t) => day(t).slice(5);
+  const label = step >= 86400e3 ? date : step >= 60e3 ? (t) => (t % 86400e3 ? clock(t).slice(0, 5) : date(t)) : clock;
+  return { found, label };
 }
 
 function frame(plot, xs, ys, drawn, title) {
@@ -41,10 +43,12 @@ function frame(plot, xs, ys, drawn, title) {
   if (!log && drawn.high === undefined && yTicks.length > 1) {
     const step = yTicks[1] - yTicks[0]; // up to a whole tick, so that no line leaves the grid
     if (high > yTicks.at(-1) + step * 0.02) yTicks.push(Number((yTicks.at(-1) + step).toPrecision(12)));
+    if (low < yTicks[0] - step * 0.02) yTicks.unshift(Number((yTicks[0] - step).toPrecision(12)));
     high = Math.max(high, yTicks.at(-1));
+    low = Math.min(low, yTicks[0]);
   }
   const unit = drawn.unit ?? "";
-  const tickText = (v) => drawn.unit === "%" ? `${Number((100 * v).toFixed(1))} %` : short(v);
+  const tickText = (v) => drawn.unit === "%" ? `${Number((100 * v).toFixed(1))} %` : `${short(v)}${unit}`;
   const left = Math.max(30, 12 + 6.6 * Math.max(...yTicks.map((t) => tickText(t).length)));
   const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
   const inner = width - left - EDGE.right, tall = HEIGHT - EDGE.top - EDGE.bottom;
@@ -71,7 +75,7 @@ function xAxis(made, time, drawn) {
     const at = made.x(t), right = made.width - EDGE.right;
     made.picture.append(svg("text", { x: Math.min(at, right), y: HEIGHT - 6, class: "axis", "text-anchor": at > right - 20 ? "end" : "middle" }, label(t)));
   }
-  if (drawn.xTitle) made.picture.append(svg("text", { x: made.width - EDGE.right, y: EDGE.top + made.tall - 6, class: "axis", "text-anchor": "end" }, drawn.xTitle));
+  if (drawn.xTitle) made.picture.append(svg("text", { x: made.left - 8, y: HEIGHT - 6, class: "axis", "text-anchor": "end" }, drawn.xTitle));
 }
 
 function path(points) {
@@ -96,7 +100,22 @@ function seriesOf(answer, drawn) {
   return { time: isTime(column(answer, drawn.x)), all: [...groups].map(([name, points], i) => ({ label: drawn.series?.[name] ?? name, i, points })).filter((one) => one.points.some(([, v]) => v !== null)) };
 }
 
+// A chart of several measures has a list to choose from; the choice outlives the next answer.
 export function line(plot, answer, drawn, title) {
+  if (drawn.choose && !plot.dataset.chosen) [plot.dataset.chosen] = Object.keys(drawn.choose);
+  if (!drawn.choose) { curve(plot, answer, drawn, title); return; }
+  if (!plot.querySelector(".chooser")) {
+    const chooser = el("select", { class: "chooser", "aria-label": "Measure", onchange: (event) => { plot.dataset.chosen = event.target.value; curve(area(), plot.answer, measured(), title); } },
+      Object.entries(drawn.choose).map(([name, label]) => el("option", { value: name, selected: name === plot.dataset.chosen }, label)));
+    plot.replaceChildren(chooser, el("div", { class: "plot inner" }));
+  }
+  const area = () => plot.querySelector(".inner");
+  const measured = () => ({ ...drawn, y: plot.dataset.chosen, unit: drawn.units?.[plot.dataset.chosen] ?? "" });
+  plot.answer = answer;
+  curve(area(), answer, measured(), title);
+}
+
+function curve(plot, answer, drawn, title) {
   const { all, time } = seriesOf(answer, drawn);
   const flat = all.flatMap((one) => one.points).filter(([, v]) => v !== null && v !== undefined);
   if (!flat.length) { plot.replaceChildren(el("div", { class: "message" }, el("strong", {}, "Nothing to show yet"), plot.closest("section")?.dataset.empty ?? "")); return; }

@@ -1,6 +1,6 @@
 // Rows as a table, one row as tiles.
 import { el } from "./dom.js";
-import { full, whole, moment, minute, clock } from "./numbers.js";
+import { bytes, clock, duration, full, minute, moment, whole } from "./numbers.js";
 
 export function tiles(plot, answer, drawn) {
   const parts = answer.columns.map((name, i) => {
@@ -24,7 +24,8 @@ function show(value, unit) {
 export function table(plot, answer, drawn, title) {
   const columns = answer.columns.map((name, i) => ({ name, i, numeric: answer.rows.every((row) => row[i] === null || typeof row[i] === "number") }))
     .filter((column) => !drawn.hide?.includes(column.name));
-  const head = el("tr", {}, columns.map((column) => el("th", { scope: "col", class: column.numeric ? "num" : null }, drawn.titles?.[column.name] ?? column.name)));
+  const right = (column) => column.numeric || ["clock", "percent", "score", "duration", "bytes"].includes(drawn.styles?.[column.name]);
+  const head = el("tr", {}, columns.map((column) => el("th", { scope: "col", class: right(column) && drawn.styles?.[column.name] !== "progress" ? "num" : null }, drawn.titles?.[column.name] ?? column.name)));
   const body = answer.rows.map((row) => el("tr", {}, columns.map((column) => cell(column, row[column.i], drawn))));
   keep(plot, ".scroll", () => el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title, id: `scroll-${plot.closest("section")?.id ?? "x"}` },
     el("table", {}, el("thead", {}, head), el("tbody", {}, body))));
@@ -46,7 +47,9 @@ function cell(column, value, drawn) {
   if (style === "percent") return el("td", { class: "num" }, `${(100 * value).toFixed(1)} %`);
   if (style === "score") return el("td", { class: "num" }, value.toFixed(4));
   if (style === "clock") return el("td", { class: "num" }, clock(moment(value)));
-  if (style === "minute") return el("td", {}, minute(moment(value)));
+  if (style === "duration") return el("td", { class: "num" }, duration(value));
+  if (style === "bytes") return el("td", { class: "num" }, bytes(value));
+  if (style === "minute") return el("td", { class: "time" }, minute(moment(value)));
   if (style === "tag") return el("td", {}, el("span", { class: `tag ${drawn.tags?.[value] ?? ""}` }, String(value)));
   if (style === "progress") return el("td", {}, el("progress", { value, max: 1, "aria-label": `${Math.round(100 * value)} %` }));
   if (column.numeric) return el("td", { class: "num" }, full(value));

@@ -1,0 +1,228 @@
+"""Each page with real data, live, by keyboard and by screen reader, small, dark, and broken."""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.dense import CONSTANT, build
+from models.registry import open_registry
+from schemas.features import FeatureSpec, split
+from schemas.loading import load_pipeline
+from schemas.manifest import Manifest
+from schemas.settings import Settings
+from tests.browser.conftest import EVENTS, Watched, wait_for
+
+pytestmark = [pytest.mark.connected, pytest.mark.timeout(240)]
+axe = pytest.importorskip("axe_playwright_python", reason="tidemill[browser] is not installed")
+AXE = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+PAGES = ("overview", "pipeline", "models", "decision", "training", "sql", "health")
+ANSWERED = "() => document.querySelectorAll('.plot[aria-busy]').length === 0"
+BROKEN = "[data-state=error]"
+
+Browse = Callable[..., Any]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_page_shows_its_figures_and_axe_finds_nothing_serious(
+    watched: Watched, browse: Browse, name: str
+) -> None:
+    """Every question is answered without an error, and everybody can read the answers."""
+    page = browse(f"{watched.url}/{name}")
+    page.wait_for_function(ANSWERED)
+    assert page.locator(BROKEN).all_inner_texts() == []
+    assert page.locator("nav a[aria-current=page]").inner_text().lower() == name
+    assert page.locator("h1").count() == page.locator("main").count() == 1
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert serious(page) == []
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390, "it scrolls sideways"
+
+
+def serious(page: Any) -> list[str]:
+    """What axe calls serious or critical, with the place."""
+    # Our own policy forbids foreign scripts, so axe comes in by the debugger, which it does not bind.
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run({resultTypes: ['violations']})")
+    return [
+        f"{one['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
+        for one in found["violations"]
+        if one["impact"] in {"serious", "critical"}
+        for node in one["nodes"]
+    ]
+
+
+def test_the_flow_moves_while_events_come(watched: Watched, browse: Browse) -> None:
+    """Rates and totals follow the stream without a reload."""
+    page = browse(watched.url)
+    page.wait_for_function(ANSWERED)
+    total = page.locator("#figure-totals dd").first
+    wait_for(lambda: number(total.inner_text()) >= EVENTS, "the first events never showed")
+    before = number(total.inner_text())
+    watched.send(300)
+    page.wait_for_function(
+        "n => Number(document.querySelector('#figure-totals dd').textContent.replaceAll(',', '')) >= n",
+        arg=before + 300,
+    )
+    assert page.locator(".flow .moving").count() > 0, "the picture stands still"
+    page.locator("#figure-flow summary", has_text="table").click()
+    assert page.locator("#figure-flow tbody tr").count() == 4
+    assert page.locator("#pulse").get_attribute("data-state") == "live"
+
+
+def number(text: str) -> int:
+    return int(re.sub(r"\D", "", text) or 0)
+
+
+def test_quality_stands_beside_its_baselines(watched: Watched, browse: Browse) -> None:
+    """What is served is compared with what it must beat, and each figure says how to ask it."""
+    page = browse(f"{watched.url}/pipeline")
+    standing = page.locator("#figure-standing tbody tr")
+    standing.first.wait_for()
+    names = standing.locator("td:first-child").all_inner_texts()
+    assert {"served", "prior", "no_change"} <= set(names)
+    page.locator("#figure-standing summary").click()
+    sql = page.locator("#figure-standing pre").first.inner_text()
+    command = page.locator("#figure-standing pre").last.inner_text()
+    assert command.startswith("tidemill sql 'SELECT subject")
+    by_command = watched.tidemill("sql", " ".join(sql.split()), "--format", "csv").splitlines()
+    assert [line.split(",")[0].strip('"') for line in by_command if "," in line][
+        -len(names) :
+    ] == names
+
+
+def test_one_decision_from_its_id_to_its_truth(watched: Watched, browse: Browse) -> None:
+    """Features, version, ages, label: all that is known about one event."""
+    page = browse(f"{watched.url}/decision")
+    page.fill("#event-id", "e17")
+    page.keyboard.press("Enter")
+    page.locator("#decision .figure").first.wait_for()
+    truth = page.locator("#decision", has_text="final")
+    wait_for(lambda: truth.count() == 1 or (page.reload(), time.sleep(0.5)) == (), "no truth came")
+    text = page.locator("#decision").inner_text()
+    assert "amount" in text
+    assert "22" in text  # 5 + 17
+    assert "XX" in text
+    assert "e17" in text
+    page.goto(f"{watched.url}/decision?id=nobody's")
+    page.locator("#decision", has_text="No prediction of nobody's").wait_for()
+
+
+def test_a_question_of_ones_own_is_answered_drawn_and_refused(
+    watched: Watched, browse: Browse
+) -> None:
+    """SQL from the keyboard; nothing can be written; a mistake is explained."""
+    page = browse(f"{watched.url}/sql", allowed="422")
+    page.fill("#sql", "SELECT toUInt64(18446744073709551615) AS big, number AS n FROM numbers(3)")
+    page.keyboard.press("Control+Enter")
+    page.locator("#answer tbody tr").first.wait_for()
+    assert "18446744073709551615" in page.locator("#answer tbody").inner_text(), "it was rounded"
+    page.fill("#sql", "SELECT number, number * number AS square FROM numbers(20)")
+    page.click("#run")
+    page.get_by_role("button", name="Chart").click()
+    assert page.locator("#answer svg[role=img]").count() == 1
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save CSV").click()
+    assert Path(saved.value.path()).read_text().splitlines()[:2] == ["number,square", "0,0"]
+    for wrong, told in (
+        ("DROP TABLE scored", "readonly"),
+        ("INSERT INTO labels (pipeline) VALUES ('x')", "readonly"),
+        ("SELECT * FROM file('/etc/passwd')", "ACCESS_DENIED|readonly|forbidden"),
+        ("SELEC 1", "Syntax error"),
+    ):
+        page.fill("#sql", wrong)
+        page.click("#run")
+        page.locator(f"#answer {BROKEN}").wait_for()
+        assert re.search(told, page.locator("#answer").inner_text(), re.IGNORECASE)
+        page.click("button.example >> nth=0")
+        page.locator("#answer table").wait_for()
+
+
+def test_promote_hold_and_roll_back_in_the_browser(watched: Watched, browse: Browse) -> None:
+    """Every switch asks first, does what the command does, and is written down with its reason."""
+    [first] = [row["version"] for row in versions(watched)]
+    second = another_version(watched)
+    page = browse(f"{watched.url}/models", allowed="422")
+    row = page.locator("#figure-versions tbody tr", has_text=second).first
+    row.wait_for()
+    row.get_by_role("button", name="Promote").click()
+    dialog = page.get_by_role("dialog")
+    assert "the gate did not pass it" in dialog.inner_text()
+    dialog.get_by_role("button", name="Cancel").click()
+    assert champion(page) == first, "asked, and not done"
+    row.get_by_role("button", name="Promote").click()
+    dialog.get_by_label("Reason").fill("a test in the browser")
+    dialog.get_by_role("button", name="Promote anyway").click()
+    wait_for(lambda: champion(page) == second, "it was not promoted")
+    page.get_by_role("button", name="Hold").click()
+    dialog.get_by_role("button", name="Hold everything").click()
+    page.locator("#figure-rollout", has_text="held by a person").wait_for()
+    page.get_by_role("button", name="Roll back").click()
+    assert f"{first} answers again instead of {second}" in dialog.inner_text()
+    dialog.get_by_role("button", name="Roll back").click()
+    wait_for(lambda: champion(page) == first, "it was not rolled back")
+    audit = page.locator("#figure-audit")
+    for said in ("forced", "a test in the browser", "hold", "rollback"):
+        audit.get_by_text(said).first.wait_for()
+
+
+def champion(page: Any) -> str:
+    return str(page.locator("#figure-rollout dd").first.inner_text())
+
+
+def versions(watched: Watched) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(
+        watched.tidemill("models", "list", watched.pipeline, "--json")
+    )
+    return found
+
+
+def another_version(watched: Watched) -> str:
+    """A version that the gate was never asked about: a constant, signed by the key of this home."""
+    variables = {k: v for k, v in watched.environment.items() if k.startswith("TIDEMILL_")}
+    registry = open_registry(Settings.from_environment(variables))
+    numeric, category = split(load_pipeline(watched.pipeline).features)
+    features = FeatureSpec(numeric=numeric, category=category, vocabularies=(("DE",),))
+    manifest = Manifest(
+        pipeline="watched", architecture=CONSTANT, parameters={"probability": 0.25},
+        features=features, weights_sha256="", trained_at_ms=1, seed=3,
+    )  # fmt: skip
+    version, _digest = registry.publish(manifest, build(CONSTANT, manifest.parameters).state_dict())
+    return version
+
+
+def test_the_page_works_by_keyboard_alone(watched: Watched, browse: Browse) -> None:
+    """Skip link first, then the pages in order, with a visible focus; the theme can be chosen."""
+    page = browse(watched.url)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the page"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.locator("nav a").first.focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/pipeline**")
+    page.locator("#theme").focus()
+    for expected in ("light", "dark"):
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.documentElement.dataset.theme") == expected
+    page.reload()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark", "it was forgotten"
+
+
+def test_the_first_picture_is_there_within_a_second(watched: Watched, browse: Browse) -> None:
+    """Headings and explanations are in the HTML, so nobody looks at nothing."""
+    page = browse(watched.url)
+    painted_ms = page.evaluate(
+        "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 1e9"
+    )
+    assert painted_ms < 1000
+    begun = time.monotonic()
+    page.wait_for_function(ANSWERED)
+    assert time.monotonic() - begun < 10
