@@ -17,17 +17,11 @@ Nothing is ever pickled: weights are safetensors, the module is built from the m
 import hashlib
 import re
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 import fsspec
 import msgspec
-import safetensors.torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
 
-from models.dense import build
-from models.engine import Loaded, warm_up
-from models.features import Encoder
-from models.inference import Name, choose
 from models.signing import Keyring, load_keyring
 from schemas.errors import ChecksumMismatch, ModelError, SchemaError, SignatureRefused
 from schemas.features import NAME
@@ -42,6 +36,12 @@ from schemas.manifest import (
 )
 from schemas.settings import Settings
 from schemas.training import Verdict, decode_verdict
+
+if TYPE_CHECKING:  # torch comes late: who lists versions or holds a rollout needs none of it
+    from torch import Tensor, nn
+
+    from models.engine import Loaded
+    from models.inference import Name
 
 VERSION = re.compile(r"^[0-9a-f]{12}\Z")
 """48 bits: two of a million versions share a name with a chance of 0.2 percent, and then the second
@@ -68,7 +68,7 @@ class Registry:
         self._files, self._root = fsspec.core.url_to_fs(root)
         self._keyring = keyring
 
-    def publish(self, manifest: Manifest, weights: Mapping[str, Tensor]) -> tuple[str, str]:
+    def publish(self, manifest: Manifest, weights: "Mapping[str, Tensor]") -> tuple[str, str]:
         """Store a version; return its name and the SHA-256 of its manifest.
 
         ``weights_sha256`` of the manifest is filled in here. Publishing the same version again
@@ -77,6 +77,8 @@ class Registry:
         Raises:
             ModelError: the name is taken by another version, or the pipeline's name is none.
         """
+        import safetensors.torch
+
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}
         content = safetensors.torch.save(tensors)
         manifest = msgspec.structs.replace(manifest, weights_sha256=_sha256(content))
@@ -134,7 +136,7 @@ class Registry:
 
     def load(
         self, pipeline: str, version: str, *, digest: str | None = None
-    ) -> tuple[Manifest, nn.Module]:
+    ) -> "tuple[Manifest, nn.Module]":
         """The manifest and the module with its weights, in evaluation mode.
 
         Raises:
@@ -142,6 +144,10 @@ class Registry:
             ChecksumMismatch: its bytes are not the ones that were published.
             SignatureRefused: it is not signed, or not by a key that is trusted here.
         """
+        import safetensors.torch
+
+        from models.dense import build
+
         manifest = self.manifest(pipeline, version, digest=digest)
         content = self._read(pipeline, version, WEIGHTS)
         if _sha256(content) != manifest.weights_sha256:
@@ -152,7 +158,7 @@ class Registry:
         module = build(manifest.architecture, manifest.parameters)
         try:
             module.load_state_dict(safetensors.torch.load(content), strict=True)
-        except (RuntimeError, SafetensorError) as cause:
+        except (RuntimeError, safetensors.SafetensorError) as cause:
             raise ModelError(
                 f"could not load pipeline={pipeline} version={version}: the weights do not fit "
                 f"architecture={manifest.architecture}: {cause}"
@@ -327,8 +333,8 @@ def load_serving(
     announcement: Announcement,
     *,
     device: str = "cpu",
-    inference: Name = "eager",
-) -> Loaded:
+    inference: "Name" = "eager",
+) -> "Loaded":
     """The announced version, loaded beside the one that serves and warmed up: ready to be offered.
 
     ``inference`` names the engine, or lets `models.inference.choose` measure.
@@ -336,6 +342,10 @@ def load_serving(
     Raises:
         ModelError: it cannot be loaded or trusted or cannot answer; keep serving what serves.
     """
+    from models.engine import Loaded, warm_up
+    from models.features import Encoder
+    from models.inference import choose
+
     manifest, module = registry.load(
         announcement.pipeline, announcement.version, digest=announcement.digest
     )

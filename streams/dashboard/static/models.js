@@ -57,13 +57,13 @@ export function versions(plot, answer, drawn, title) {
   const rows = [...answer.versions].sort((a, b) => (b.trained_at_ms ?? 0) - (a.trained_at_ms ?? 0));
   same(plot, JSON.stringify([rows, serving, answer.announced?.challenger]), () => [
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title },
-      el("table", {}, el("thead", {}, el("tr", {}, ["version", "", "trained (UTC)", "from", "rows", "AUC", "log-loss", "baseline", "gate", "actions"].map((t, i) =>
+      el("table", {}, el("thead", {}, el("tr", {}, ["version", "", "trained (UTC)", "from", "rows", "AUC", "log-loss", "to beat", "gate", "actions"].map((t, i) =>
         el("th", { scope: "col", class: i >= 4 && i <= 7 ? "num" : null }, t || el("span", { class: "hidden" }, "state"))))),
       el("tbody", {}, rows.map((row) => version(row, answer.announced, serving, drawn)))))]);
 }
 
 function version(row, announced, serving, drawn) {
-  const own = row.metrics?.model, base = row.metrics?.logistic;
+  const own = row.metrics?.model, base = row.metrics?.champion ?? row.metrics?.logistic;
   const number = (x, digits) => el("td", { class: x === undefined ? "num none" : "num" }, x === undefined ? "–" : x.toFixed(digits));
   const state = row.version === serving ? ["serves", "good"] : row.version === announced?.challenger?.version ? ["tried", "warn"] : row.version === announced?.previous?.version ? ["before", ""] : null;
   const free = row.version !== serving;
