@@ -59,7 +59,7 @@ export function versions(plot, answer, drawn, title) {
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title },
       el("table", {}, el("thead", {}, el("tr", {}, ["version", "", "trained (UTC)", "from", "rows", "AUC", "log-loss", "to beat", "gate", "actions"].map((t, i) =>
         el("th", { scope: "col", class: i >= 4 && i <= 7 ? "num" : null }, t || el("span", { class: "hidden" }, "state"))))),
-      el("tbody", {}, rows.map((row) => version(row, answer.announced, serving, drawn)))))]);
+      el("tbody", {}, rows.flatMap((row) => version(row, answer.announced, serving, drawn)))))]);
 }
 
 function version(row, announced, serving, drawn) {
@@ -67,24 +67,31 @@ function version(row, announced, serving, drawn) {
   const number = (x, digits) => el("td", { class: x === undefined ? "num none" : "num" }, x === undefined ? "–" : x.toFixed(digits));
   const state = row.version === serving ? ["serves", "good"] : row.version === announced?.challenger?.version ? ["tried", "warn"] : row.version === announced?.previous?.version ? ["before", ""] : null;
   const free = row.version !== serving;
-  return el("tr", {},
+  const line = el("tr", {},
     el("th", { scope: "row", class: "code" }, row.version),
     el("td", {}, state ? el("span", { class: `tag ${state[1]}` }, state[0]) : ""),
-    el("td", {}, row.trained_at_ms ? minute(row.trained_at_ms) : "–"),
-    el("td", { class: row.parent ? "code" : "none" }, row.parent || "cold start"),
+    el("td", { class: "time" }, row.trained_at_ms ? minute(row.trained_at_ms) : "–"),
+    el("td", { class: row.parent ? "code" : "none time" }, row.parent || "cold start"),
     el("td", { class: "num" }, row.data ? whole(row.data.rows) : "–"),
     number(own?.auc, 4), number(own?.log_loss, 4), number(base?.log_loss, 4),
     el("td", {}, gate(row)),
     el("td", {}, free ? el("div", { class: "row" }, act("quiet", "Promote", "promote", row.version, drawn, row.passed === true),
       announced?.challenger ? null : act("quiet", "Try", "try", row.version, drawn, row.passed === true)) : ""));
+  if (!row.checks?.length) return [line];
+  line.className = "joined";
+  return [line, el("tr", {}, el("td", { colspan: "10" }, checks(row.checks)))];
 }
 
 function gate(row) {
-  if (row.passed === null) return el("span", { class: "none" }, row.why || "not asked: the first one");
-  const checks = (row.checks ?? []).map((check) => el("tr", {}, el("th", { scope: "row" }, check.name.replaceAll("_", " ")),
-    el("td", {}, el("span", { class: `tag ${check.passed ? "good" : "bad"}` }, check.passed ? "passed" : "failed")), el("td", { class: "clip" }, check.why)));
-  return el("details", {}, el("summary", {}, el("span", { class: `tag ${row.passed ? "good" : "bad"}` }, row.passed ? "passed" : "refused")),
-    el("table", { class: "checks" }, el("tbody", {}, checks)));
+  if (row.passed === null) return el("span", { class: "none" }, row.why || "not asked");
+  return el("span", { class: `tag ${row.passed ? "good" : "bad"}` }, row.passed ? "passed" : "refused");
+}
+
+function checks(all) {
+  const failed = all.filter((check) => !check.passed).length;
+  return el("details", { class: "how" }, el("summary", {}, `What the gate looked at: ${all.length} checks, ${failed || "none"} failed`),
+    el("table", { class: "checks" }, el("tbody", {}, all.map((check) => el("tr", {}, el("th", { scope: "row" }, check.name.replaceAll("_", " ")),
+      el("td", {}, el("span", { class: `tag ${check.passed ? "good" : "bad"}` }, check.passed ? "passed" : "failed")), el("td", {}, check.why))))));
 }
 
 function ask(action, version, drawn, passed) {

@@ -75,7 +75,18 @@ function drawing(answer) {
   const time = /Date/.test(answer.types[0]), number = typeof answer.rows[0][0] === "number";
   if (!time && !number) return (plot) => bars(plot, { ...answer, rows: answer.rows.slice(0, 60) }, { x, y: Object.keys(series)[0] }, `${Object.keys(series)[0]} by ${x}`);
   const sorted = { ...answer, rows: [...answer.rows].sort((a, b) => (a[0] > b[0] ? 1 : -1)) };
-  return (plot) => line(plot, sorted, { x, series, xTitle: time ? "" : x, dots: answer.rows.length < 40 }, `${Object.keys(series).join(", ")} by ${x}`);
+  return (plot) => choosing(plot, Object.keys(series), (area, names) => line(area, sorted,
+    { x, series: Object.fromEntries(names.map((name) => [name, name])), xTitle: time ? "" : x, dots: answer.rows.length < 40 }, `${names.join(", ")} by ${x}`));
+}
+
+// Columns of different size do not share an axis well, so each can be looked at alone.
+function choosing(plot, names, draw) {
+  const area = el("div", { class: "plot inner" });
+  const show = (chosen) => draw(area, chosen ? [chosen] : names);
+  const chooser = el("select", { "aria-label": "Column", onchange: (event) => show(event.target.value) },
+    ...names.map((name) => el("option", { value: name }, name)), ...(names.length > 1 ? [el("option", { value: "" }, "all columns")] : []));
+  plot.replaceChildren(...(names.length > 1 ? [chooser] : []), area);
+  show(names[0]);
 }
 
 function save(title, name, type, make) {
