@@ -59,7 +59,6 @@ def page(pipeline: Pipeline) -> Page:
                 wide=True,
                 sql=TOTALS.format(name=name),
                 drawn={"bad": ["dead letters", "alarms, 24 h"]},
-                every_s=5.0,
             ),
             Figure(
                 name="rate",
