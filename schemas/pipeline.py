@@ -16,7 +16,6 @@
 import inspect
 import keyword
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -24,8 +23,17 @@ from typing import Literal
 import pyarrow as pa
 
 from schemas.drift import Drift, drift_problems
+from schemas.durations import duration_ms, duration_problem
 from schemas.errors import PipelineError
 from schemas.features import FLOAT32_OVERFLOW, NAME, Category, Feature, Numeric, split
+from schemas.retraining import (
+    ModelAge,
+    Retraining,
+    Rollout,
+    model_age_problems,
+    retraining_problems,
+    rollout_problems,
+)
 from schemas.topics import PipelineTopics
 
 PIPELINE_NAME_LENGTH_MAX = 48
@@ -33,9 +41,6 @@ ENVELOPE = ("event_id", "event_time_ms")
 """Fields every event has besides its key and its features."""
 TRUTH = ("label", "label_time_ms")
 """Columns of a history that no event may have: the model would be shown what it is to predict."""
-DURATION_MS_MAX = 3650 * 86_400_000
-_DURATION = re.compile(r"^(\d{1,12}(?:\.\d{1,6})?)([smhd])\Z")
-_UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +128,9 @@ class Pipeline:
             otherwise ``frozen``.
         quality_window: Over which time of events quality is summed up, as `horizon` is written.
         drift: What is watched for change, and the budget of false alarms; use `drift(...)`.
+        retraining: When a new version is trained without being asked. None: never.
+        rollout: What is asked of a version that is tried.
+        model_age: What happens when the version that serves is too old. None: nothing.
 
     Raises:
         PipelineError: with the file and line of the declaration, the field and the fix.
@@ -143,6 +151,9 @@ class Pipeline:
     delivery: Literal["exactly-once", "at-least-once"] = "exactly-once"
     quality_window: str = "1h"
     drift: Drift = field(default_factory=Drift)
+    retraining: Retraining | None = None
+    rollout: Rollout = field(default_factory=Rollout)
+    model_age: ModelAge | None = None
     source: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
@@ -170,17 +181,17 @@ class Pipeline:
     @property
     def horizon_ms(self) -> int:
         """`horizon` in milliseconds."""
-        return _duration_ms(self.horizon)
+        return duration_ms(self.horizon)
 
     @property
     def corrections_ms(self) -> int:
         """`corrections` in milliseconds."""
-        return _duration_ms(self.horizon if self.corrections is None else self.corrections)
+        return duration_ms(self.horizon if self.corrections is None else self.corrections)
 
     @property
     def quality_window_ms(self) -> int:
         """`quality_window` in milliseconds."""
-        return _duration_ms(self.quality_window)
+        return duration_ms(self.quality_window)
 
 
 def _declared_at() -> str:
@@ -222,7 +233,8 @@ def _problems(pipeline: Pipeline) -> list[str]:
         found += drift_problems(pipeline.drift, *names)
     if pipeline.delivery not in {"exactly-once", "at-least-once"}:
         found.append(f"delivery: {pipeline.delivery!r} must be 'exactly-once' or 'at-least-once'.")
-    return found + _learning_problems(pipeline)
+    found += retraining_problems(pipeline.retraining) + rollout_problems(pipeline.rollout)
+    return found + model_age_problems(pipeline.model_age) + _learning_problems(pipeline)
 
 
 def _target_problems(target: Target) -> list[str]:
@@ -244,13 +256,8 @@ def _learning_problems(pipeline: Pipeline) -> list[str]:
         ("corrections", pipeline.corrections),
         ("quality_window", pipeline.quality_window),
     ):
-        optional = place == "corrections" and text is None
-        if not optional and not (isinstance(text, str) and _DURATION.match(text)):
-            found.append(
-                f"{place}: {text!r} is no duration. Write a number and s, m, h or d: '24h'."
-            )
-        elif not optional and not 0 < _duration_ms(str(text)) <= DURATION_MS_MAX:
-            found.append(f"{place}: {text!r} must be more than nothing and at most 3650d.")
+        if text is not None or place != "corrections":
+            found += duration_problem(place, text)
     silence, learner = pipeline.silence, pipeline.learner
     binary = not isinstance(pipeline.target, Target) or pipeline.target.kind == "binary"
     if silence is not None and not (_is_number(silence) and (not binary or silence in (0, 1))):
@@ -267,12 +274,6 @@ def _learning_problems(pipeline: Pipeline) -> list[str]:
     if learner.shards not in {"partition", "single"}:
         found.append(f"learner: shards={learner.shards!r} must be 'partition' or 'single'.")
     return found + _name_problem("learner", learner.name)
-
-
-def _duration_ms(text: str) -> int:
-    match = _DURATION.match(text)
-    assert match is not None, text  # checked at the declaration
-    return round(float(match[1]) * _UNIT_MS[match[2]])
 
 
 def _feature_problems(features: Sequence[object], key: object) -> list[str]:

@@ -81,7 +81,13 @@ def promote(
 
 
 def try_out(
-    settings: Settings, pipeline: str, version: str, *, now_ms: int, force_reason: str = ""
+    settings: Settings,
+    pipeline: str,
+    version: str,
+    *,
+    now_ms: int,
+    force_reason: str = "",
+    reason: str = "",
 ) -> Announcement:
     """Begin a rollout: ``version`` answers as a shadow; what follows is for `streams.judging`.
 
@@ -105,8 +111,8 @@ def try_out(
                 f"could not try version={version} of {pipeline}: {why_not}. A person who knows "
                 "better says --force and a --reason."
             )
-        reason = f"{force_reason} (although {why_not})" if why_not else force_reason
-        return rollout.try_out(before, named, at_ms=now_ms, reason=reason)
+        why = f"{force_reason} (although {why_not})" if why_not else force_reason or reason
+        return rollout.try_out(before, named, at_ms=now_ms, reason=why)
 
     return steer(settings, pipeline, how, now_ms=now_ms)
 

@@ -24,6 +24,7 @@ from schemas.pipeline import Pipeline
 from schemas.predictions import Prediction
 from schemas.scored import read_scored
 from schemas.settings import Settings
+from streams.aging import PRIOR, prior
 from streams.committed import CommittedReader
 
 EXAMPLES_MAX = 10
@@ -179,6 +180,8 @@ class Rescoring:
         return scores
 
     def _version(self, version: str) -> Loaded:
+        if version == PRIOR:
+            return self._loaded.setdefault(PRIOR, prior(self._pipeline))
         if version not in self._loaded:
             name = self._pipeline.name
             told = Announcement(

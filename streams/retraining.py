@@ -13,15 +13,28 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from schemas.errors import SetupError, StoreUnavailable
+from schemas.manifest import Announcement
+from schemas.pipeline import Pipeline
 from schemas.settings import Settings
-from schemas.training import JOB, PROGRESS, RESULT, Progress, RunResult, TrainingJob
+from schemas.training import (
+    JOB,
+    PROGRESS,
+    RESULT,
+    ROWS,
+    SOURCE,
+    Progress,
+    RunResult,
+    TrainingJob,
+)
 from streams.local.child import ChildProcess
 from streams.store.client import Client
 from streams.store.runs import insert_decision, insert_progress, of_verdict
+from streams.store.training_set import LABELS_MIN, offsets_of, write_set
 from streams.telemetry import Reporter
 
 POLL_S = 0.2
@@ -37,6 +50,55 @@ def name_run(pipeline: str, *, now_ms: int, token: str) -> str:
     """A name that sorts by time: ``flights-20261125T224422-9f1c``."""
     moment = datetime.fromtimestamp(now_ms / 1000, UTC)
     return f"{pipeline}-{moment:%Y%m%dT%H%M%S}-{token}"
+
+
+def new_job(
+    settings: Settings,
+    pipeline: Pipeline,
+    reference: str,
+    champion: Announcement | None,
+    *,
+    now_ms: int,
+) -> TrainingJob:
+    """A job with everything as it is by default, to be compared with what serves now."""
+    return TrainingJob(
+        run=name_run(pipeline.name, now_ms=now_ms, token=new_token()),
+        pipeline=pipeline.name,
+        reference=reference,
+        registry=settings.registry_root,
+        champion="" if champion is None else champion.version,
+        champion_digest="" if champion is None else champion.digest,
+    )
+
+
+def write_rows(
+    client: Client | None,
+    pipeline: Pipeline,
+    folder: Path,
+    source: Literal["auto", "examples", "history"],
+    *,
+    as_of_ms: int | None,
+) -> None:
+    """Put the rows into the folder of the job, if they are to come out of the store.
+
+    ``auto``: examples, once there are `LABELS_MIN` of them or if there is no history.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+        SetupError: examples are wanted, and there are none that can be used.
+    """
+    if source == "history":
+        return
+    if client is None:
+        if source == "examples":
+            raise SetupError("could not train from examples: no store is known here.")
+        return
+    if source == "auto" and pipeline.history is not None:
+        _offsets, labels = offsets_of(client, pipeline)
+        if labels < LABELS_MIN:
+            return
+    found = write_set(client, pipeline, folder / ROWS, as_of_ms=as_of_ms)
+    (folder / SOURCE).write_bytes(msgspec.json.encode(found))
 
 
 def write_job(settings: Settings, job: TrainingJob) -> Path:

@@ -26,6 +26,7 @@ from schemas.labels import decode_labels
 from schemas.pipeline import Pipeline
 from schemas.predictions import encode_predictions
 from schemas.settings import Settings
+from streams.aging import PRIOR, Aging
 from streams.arms import Breaker, Part, Switches, interleave, split_parts
 from streams.scored_rows import AnsweredRows, Item, to_columns, to_messages
 from streams.shadow import Shadow
@@ -74,6 +75,7 @@ class Scorer:
         self._shadow = Shadow(self._counters)
         self._switches = Switches(self._counters)
         self._breaker = Breaker()
+        self._aging = Aging(pipeline, self._counters)
 
     def __call__(self, run: Run) -> list[Outgoing]:
         """Messages for one run of events or labels: `compute` and `finish` in one.
@@ -101,7 +103,11 @@ class Scorer:
             else:
                 parts.append((run, self._decode(run, now_ms=now_ms)))
         if any(decoded.events for _, decoded in parts):
-            arms = self._engine.arms  # once: all of these runs are answered by these versions
+            arms = self._aging.allowed(
+                self._engine.arms,  # once: all of these runs are answered by these versions
+                rows=sum(len(decoded.events) for _, decoded in parts),
+                now_ms=now_ms,
+            )
             self._switches.note(arms, parts)
             if arms.canary is None:
                 parts, answers = self._answered(parts, arms.champion, arms.shadow, now_ms=now_ms)
@@ -250,7 +256,7 @@ class Scorer:
         """Predictions for consumers, and the same with features for the stages that follow."""
         age_ms = max(0, now_ms - loaded.trained_at_ms)
         served, positions = scores, [-1] * len(parts)
-        if self._champion is not None:
+        if self._champion is not None and loaded.version != PRIOR:
             counts = [(run.tp.partition, len(decoded.events)) for run, decoded in parts]
             served, positions = self._champion.answer(counts, columns, scores, loaded.version)
         rounded = np.round(served.astype(np.float64), 6).tolist()

@@ -81,6 +81,23 @@ def assembled(
         yield stack
 
 
+def start_delivery(stack: "LocalStack", named: Sequence[Named]) -> None:
+    """One process per pipeline that trains, tries and judges without being asked."""
+    from streams.local.tree import Child
+
+    for item in named:
+        name = f"{item.pipeline.name}-deliver-0"
+        program = [sys.executable, "-P", "-m", "streams.cli.main", "deliver", item.reference]
+        stack.add(
+            Child(
+                name=name,
+                argv=[*program, "--name", name],
+                role="deliver",
+                pipeline=item.pipeline.name,
+            )
+        )
+
+
 def start_dashboard(stack: "LocalStack") -> str:
     """Serve the pages as a child of the tree; the address. Nothing waits for it.
 

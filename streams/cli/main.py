@@ -24,6 +24,7 @@ COMMANDS = {
     "reconcile": "Count what went in and what came out, record by record.",
     "doctor": "Check this machine and the set-up, with remedies.",
     "kafka": "Run one of Kafka's own console tools on the running broker.",
+    "deliver": "Train, try and judge unattended; `up` does it by itself.",
     "worker": "Run one worker in the foreground.",
     "bench": "Measure this machine, paired with what people would use instead.",
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streams.cli.console import console, print_json, running, running_if_any
+from streams.cli.judge import command as judge
 
 if TYPE_CHECKING:
     from schemas.manifest import Announcement
@@ -23,6 +24,9 @@ def command() -> None:
     Example:
       tidemill models promote flights 54464d902222
     """  # noqa: D301
+
+
+command.add_command(judge)
 
 
 @command.command("list")
@@ -116,7 +120,11 @@ def promote(pipeline: str, version: str, force: bool, reason: str) -> None:
     settings = running()
     _, name = _place(pipeline)
     announced = promote_version(
-        settings, name, version, now_ms=_now_ms(), force_reason=reason if force else ""
+        settings,
+        name,
+        version,
+        now_ms=_now_ms(),
+        force_reason=reason if force else "",
     )
     console().print(f"version {version} of {name} serves from now on, epoch {announced.epoch}")
 
@@ -142,73 +150,14 @@ def try_version(pipeline: str, version: str, force: bool, reason: str) -> None:
     settings = running()
     _, name = _place(pipeline)
     announced = try_out(
-        settings, name, version, now_ms=_now_ms(), force_reason=reason if force else ""
+        settings,
+        name,
+        version,
+        now_ms=_now_ms(),
+        force_reason=reason if force else "",
+        reason=reason,
     )
     console().print(f"version {version} of {name} is a shadow, epoch {announced.epoch}")
-
-
-@command.command("judge")
-@click.argument("pipeline")
-@click.option(
-    "--step-rows",
-    type=click.IntRange(1),
-    default=1_000,
-    show_default=True,
-    help="Labelled rows before each step.",
-)
-@click.option(
-    "--rows-max",
-    type=click.IntRange(1),
-    default=200_000,
-    show_default=True,
-    help="Labelled rows after which a challenger without a difference is taken back.",
-)
-@click.option(
-    "--wrong-rollback-max",
-    default=0.05,
-    show_default=True,
-    help="Chance of taking back one that is no worse.",
-)
-@click.option(
-    "--wrong-promotion-max",
-    default=0.05,
-    show_default=True,
-    help="Chance of promoting one that is no better.",
-)
-@click.option("--once", is_flag=True, help="End with the rollout.")
-def judge(  # noqa: PLR0917  # click passes them by name
-    pipeline: str,
-    step_rows: int,
-    rows_max: int,
-    wrong_rollback_max: float,
-    wrong_promotion_max: float,
-    once: bool,
-) -> None:
-    """Watch the rollouts of PIPELINE and take their steps, by labels as they come.
-
-    Any number of rows may be looked at: the chances hold for all looks of a rollout together.
-
-    \b
-    Example:
-      tidemill models judge flights --once
-    """  # noqa: D301
-    from models.judge import JudgePolicy
-    from schemas.loading import load_pipeline
-    from streams.judging import Judging
-    from streams.telemetry import configure_logging
-
-    settings = running()
-    try:
-        policy = JudgePolicy(
-            wrong_rollback_max=wrong_rollback_max,
-            wrong_promotion_max=wrong_promotion_max,
-            step_rows=step_rows,
-            rows_max=rows_max,
-        )
-    except ValueError as wrong:
-        raise click.UsageError(str(wrong)) from wrong
-    configure_logging(settings.log_format)
-    asyncio.run(Judging(load_pipeline(pipeline), settings, policy).run(once=once))
 
 
 @command.command("rollback")

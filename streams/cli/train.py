@@ -15,11 +15,9 @@ from streams.cli.console import console, print_json, running_if_any, watched
 
 if TYPE_CHECKING:
     from schemas.manifest import Announcement
-    from schemas.pipeline import Pipeline
     from schemas.settings import Settings
     from schemas.training import Progress as Line
-    from schemas.training import RunResult, TrainingJob
-    from streams.cli.named import Named
+    from schemas.training import RunResult
     from streams.store.client import Client
 
     Show = Callable[[Line], None]
@@ -78,7 +76,7 @@ def command(  # noqa: PLR0917  # click passes by name
 
     from schemas.training import Recipe
     from streams.cli.named import Named
-    from streams.retraining import only_training, run_job, write_job
+    from streams.retraining import new_job, only_training, run_job, write_job, write_rows
 
     settings, _stack = running_if_any()
     named = Named.load(pipeline)
@@ -88,7 +86,13 @@ def command(  # noqa: PLR0917  # click passes by name
         if resume is None:
             recipe = Recipe(balanced=balanced, layout="sharded" if sharded else "replicated")
             job = msgspec.structs.replace(
-                _new_job(settings, named),
+                new_job(
+                    settings,
+                    named.pipeline,
+                    named.reference,
+                    _champion(settings, name),
+                    now_ms=_now_ms(),
+                ),
                 as_of_ms=None if as_of is None else _utc_ms(as_of),
                 days=days,
                 seed=seed,
@@ -96,7 +100,7 @@ def command(  # noqa: PLR0917  # click passes by name
                 start="warm" if warm else "cold",
             )
             folder = write_job(settings, job)
-            _write_rows(client, named.pipeline, folder, source, as_of_ms=job.as_of_ms)
+            write_rows(client, named.pipeline, folder, source, as_of_ms=job.as_of_ms)
         else:
             folder = resume.absolute()
         if prepare_only:
@@ -113,52 +117,6 @@ def command(  # noqa: PLR0917  # click passes by name
     else:
         _print(result, folder, announced)
     sys.exit(0 if passed else 1)
-
-
-def _new_job(settings: "Settings", named: "Named") -> "TrainingJob":
-    """A job with everything as it is by default, to be compared with what serves now."""
-    from schemas.training import TrainingJob
-    from streams.retraining import name_run, new_token
-
-    name = named.pipeline.name
-    champion = _champion(settings, name)
-    return TrainingJob(
-        run=name_run(name, now_ms=_now_ms(), token=new_token()),
-        pipeline=name,
-        reference=named.reference,
-        registry=settings.registry_root,
-        champion="" if champion is None else champion.version,
-        champion_digest="" if champion is None else champion.digest,
-    )
-
-
-def _write_rows(
-    client: "Client | None",
-    pipeline: "Pipeline",
-    folder: Path,
-    source: Literal["auto", "examples", "history"],
-    *,
-    as_of_ms: int | None,
-) -> None:
-    """Put the rows into the folder of the job, if they are to come out of the store."""
-    import msgspec
-
-    from schemas.errors import SetupError
-    from schemas.training import ROWS, SOURCE
-    from streams.store.training_set import LABELS_MIN, offsets_of, write_set
-
-    if source == "history":
-        return
-    if client is None:
-        if source == "examples":
-            raise SetupError("could not train from examples: no store is known here.")
-        return
-    if source == "auto" and pipeline.history is not None:
-        _offsets, labels = offsets_of(client, pipeline)
-        if labels < LABELS_MIN:
-            return
-    found = write_set(client, pipeline, folder / ROWS, as_of_ms=as_of_ms)
-    (folder / SOURCE).write_bytes(msgspec.json.encode(found))
 
 
 def _champion(settings: "Settings", pipeline: str) -> "Announcement | None":

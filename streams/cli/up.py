@@ -25,7 +25,12 @@ CONSUMER_OPTIONS = "--from-beginning --isolation-level read_committed --max-mess
     help="Scorers per pipeline; more than there are partitions stand by.",
 )
 @click.option("--dashboard/--no-dashboard", default=True, help="Pages at http://127.0.0.1:8200.")
-def command(pipelines: tuple[str, ...], workers: int, dashboard: bool) -> None:
+@click.option(
+    "--unattended/--by-hand",
+    default=True,
+    help="Train as the pipeline declares, and judge what is tried.",
+)
+def command(pipelines: tuple[str, ...], workers: int, dashboard: bool, unattended: bool) -> None:
     """Start Kafka, ClickHouse, the workers and, if there is none, a first model; then stay.
 
     PIPELINE is the name of a ready pipeline or a path that ends in .py; without one it is flights.
@@ -38,11 +43,13 @@ def command(pipelines: tuple[str, ...], workers: int, dashboard: bool) -> None:
       tidemill up my_pipeline.py --workers 2
     """  # noqa: D301
     from schemas.settings import Settings
-    from streams.cli.assembly import assembled, start_dashboard
+    from streams.cli.assembly import assembled, start_dashboard, start_delivery
     from streams.cli.named import Named
 
     named = [Named.load(reference) for reference in pipelines or ("flights",)]
     with assembled(Settings.from_environment(), named, workers=workers) as stack:
+        if unattended:
+            start_delivery(stack, named)
         pages = start_dashboard(stack) if dashboard else ""
         print_endpoints(stack.settings, named, pages=pages)
         print_next(named[0])

@@ -25,6 +25,7 @@ from schemas.errors import ModelError
 from schemas.features import FeatureSpec, split
 from schemas.pipeline import Pipeline, category, label, numeric, online
 from schemas.predictions import Prediction
+from schemas.retraining import ModelAge
 from schemas.scored import SCORED, read_scored
 from schemas.settings import Settings
 from streams import scored_rows
@@ -65,6 +66,7 @@ def make(
     tmp_path: Path,
     module: nn.Module | None = None,
     champion: Champion | None = None,
+    pipeline: Pipeline = shop,
     **options: int,
 ) -> Scorer:
     numbers, words = split(shop.features)
@@ -76,7 +78,7 @@ def make(
         encode=Encoder(FeatureSpec(numeric=numbers, category=words, vocabularies=(("FI",),))),
     )
     return Scorer(
-        shop,
+        pipeline,
         Engine(loaded),
         Settings(home=tmp_path, **options),
         Reporter(tmp_path, "w", "score"),
@@ -364,3 +366,24 @@ def test_poison_in_one_run_leaves_the_others_their_answers(tmp_path: Path) -> No
         if part.topic == "shop.predictions"
     }
     assert ids == {0: ["a"], 1: ["b"]}
+
+
+@pytest.mark.parametrize(("limit", "then", "version", "old"), [
+    ("61s", "prior", "0123456789ab", 0.0),
+    ("59s", "alarm", "0123456789ab", 2.0),
+    ("59s", "prior", "prior", 2.0),
+])  # fmt: skip
+def test_a_model_that_is_too_old_is_an_alarm_or_not_asked(
+    limit: str, then: str, version: str, old: float, tmp_path: Path
+) -> None:
+    """It ended its training a minute ago. The prior has no age, and the rows name it."""
+    aged = replace(shop, model_age=ModelAge(limit=limit, then=then))
+    scorer = make(tmp_path, pipeline=aged)
+    answer = scorer(run([event("a", country="FI"), event("b", 200.0)]))
+    assert {said.model_version for said in predictions(answer)} == {version}
+    expected = [0.5, 0.5] if version == "prior" else [0.6, 0.2]
+    assert [said.score for said in predictions(answer)] == pytest.approx(expected)
+    assert [row["model_age_ms"] for row in scored(answer)] == [
+        0 if version == "prior" else 60_000
+    ] * 2
+    assert scorer._counters["model_too_old_rows"] == old
