@@ -113,17 +113,17 @@ class Delivery:
         announced = asyncio.run(champion(self._settings, self._pipeline.name))
         self._see_to_judge(announced)
         if announced is None:
-            self._reporter.change("running", "no version serves yet")
+            self._say("no version serves yet")
             return
         self._finish()
         declared = self._pipeline.retraining
         if declared is None:
             tried = announced.challenger
             words = f"judging {tried.version}" if tried else "nothing is tried"
-            self._reporter.change("running", f"{words}; no retraining is declared")
+            self._say(f"{words}; no retraining is declared")
             return
         due = decide(declared, self._facts(declared, announced))
-        self._reporter.change("running", due.reason)
+        self._say(due.reason)
         if due.train:
             self._train(declared, announced, due)
         elif due.code != self._code:
@@ -203,7 +203,7 @@ class Delivery:
             )
 
     def _show(self, line: Progress) -> None:
-        self._reporter.change("running", f"training {line.run}: {in_words(line)}")
+        self._say(f"training {line.run}: {in_words(line)}")
 
     def _try(self, folder: Path, result: RunResult, why: str) -> None:
         """Begin the rollout of what passed. The gate has the word: what it refused is not tried."""
@@ -251,6 +251,13 @@ class Delivery:
         if self._client is None:
             self._client = connect(self._settings)
         insert_decision(self._client, decision)
+
+    def _say(self, words: str) -> None:
+        """What it is doing, for `tidemill status`; the log gets a line when it begins to run."""
+        if self._reporter.state != "running":
+            self._reporter.change("running", words)
+        self._reporter.detail = words
+        self._reporter.write()
 
     def _rest(self, seconds: float, stopped: Callable[[], bool]) -> None:
         """Sleep, but report once a second, and wake up to stop."""
