@@ -208,8 +208,10 @@ class Delivery:
     def _try(self, folder: Path, result: RunResult, why: str) -> None:
         """Begin the rollout of what passed. The gate has the word: what it refused is not tried."""
         passed = result.verdict is not None and result.verdict.passed
-        log.info("training ended", run=result.run, version=result.version, passed=passed)
         if passed:
+            announced = asyncio.run(champion(self._settings, self._pipeline.name))
+            if announced is not None and announced.held:
+                return  # a person keeps everything as it is; when it is released, this is tried
             child = self._child(
                 "models", "try", self._reference, result.version, "--reason", why, name="try"
             )
@@ -219,6 +221,7 @@ class Delivery:
             if child.exit_code() != 0:
                 child.stop(grace_s=STOP_S)
                 log.warning("not tried", version=result.version, why=child.log_tail(3))
+        log.info("training ended", run=result.run, version=result.version, passed=passed)
         (folder / TRIED).touch()
 
     def _facts(self, declared: Retraining, announced: Announcement) -> Facts:

@@ -2,6 +2,7 @@
 
 from schemas.pipeline import Pipeline, category, label, numeric, online
 from schemas.pipelines._departures import departures
+from schemas.retraining import Retraining
 
 flights = Pipeline(
     name="flights",
@@ -23,4 +24,5 @@ flights = Pipeline(
     history=departures,
     horizon="24h",
     learner=online("logistic_regression"),  # hybrid: docs/benchmarks/2026-11-26-champions.md
+    retraining=Retraining(examples=100_000, drift=True, gap="6h"),
 )

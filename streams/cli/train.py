@@ -110,12 +110,7 @@ def command(  # noqa: PLR0917  # click passes by name
             result = run_job(settings, folder, ranks=ranks, client=client, show=show)
     passed = result.verdict is not None and result.verdict.passed
     announced = _promoted(settings, name, result) if passed and promote else None
-    if as_json:
-        epoch = None if announced is None else announced.epoch
-        more = {"passed": passed, "epoch": epoch, "folder": str(folder)}
-        print_json({**msgspec.to_builtins(result), **more})
-    else:
-        _print(result, folder, announced)
+    _print(result, folder, announced, as_json=as_json)
     sys.exit(0 if passed else 1)
 
 
@@ -182,10 +177,19 @@ def _shown(name: str, *, quiet: bool) -> "Iterator[Show]":
             yield show
 
 
-def _print(result: "RunResult", folder: Path, announced: "Announcement | None") -> None:
+def _print(
+    result: "RunResult", folder: Path, announced: "Announcement | None", *, as_json: bool
+) -> None:
+    import msgspec
     from rich.markup import escape
     from rich.table import Table
 
+    if as_json:
+        passed = result.verdict is not None and result.verdict.passed
+        epoch = None if announced is None else announced.epoch
+        more = {"passed": passed, "epoch": epoch, "folder": str(folder)}
+        print_json({**msgspec.to_builtins(result), **more})
+        return
     out = console()
     if result.verdict is None:
         out.print(f"[red]failed[/red] {escape(result.error)}")

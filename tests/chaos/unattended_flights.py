@@ -9,6 +9,6 @@ unattended_flights = replace(
     ready.flights,
     first_training_days=3,
     partitions=2,
-    retraining=Retraining(examples=10_000, gap="1s"),
+    retraining=Retraining(examples=10_000, gap="45s"),
     rollout=Rollout(step_rows=500, shift_max=0.3),
 )

@@ -39,6 +39,7 @@ PUBLIC = {
     "dead_letters": "DeadLetter Reason read_dead_letter",
     "drift": "Drift FALSE_ALARM_EVERY_MAX FALSE_ALARM_EVERY_MIN SETTLE_EXAMPLES_MAX drift "
     "drift_problems",
+    "durations": "DURATION_MS_MAX duration_ms duration_problem",
     "errors": "ChecksumMismatch FeatureError FencedError HomeInUse KafkaUnavailable ModelError "
     "PermanentError PipelineError PreflightError SchemaError SettingsError SetupError "
     "SignatureRefused StoreUnavailable TidemillError TransientError",
@@ -54,9 +55,11 @@ PUBLIC = {
     "SIGNATURE TrainingData WEIGHTS "
     "decode_manifest "
     "encode_manifest",
-    "pipeline": "DURATION_MS_MAX ENVELOPE Online PIPELINE_NAME_LENGTH_MAX Parameter Pipeline TRUTH "
+    "pipeline": "ENVELOPE Online PIPELINE_NAME_LENGTH_MAX Parameter Pipeline TRUTH "
     "Target category label numeric online",
     "predictions": "Prediction encode_predictions",
+    "retraining": "Cost ModelAge Retraining Rollout model_age_problems retraining_problems "
+    "rollout_problems",
     "scored": "SCORED read_scored",
     "settings": "SECRETS Settings variable",
     "training": "Check Gate JOB LATENCY_ROWS PROGRESS Progress RESULT ROWS Recipe RowsSource RunResult "
