@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from models import rollout
 from models.registry import open_registry
 from schemas.errors import SetupError
 from schemas.settings import Settings
@@ -15,6 +16,7 @@ from streams.announce import announce, champion
 from streams.cli.assembly import prepare
 from streams.cli.named import Named
 from streams.delivery import TRIED, TRIGGER, Delivery
+from streams.promotion import steer
 from streams.retraining import jobs_folder, only_training
 from streams.store.client import connect
 from streams.telemetry import Reporter
@@ -104,6 +106,10 @@ def test_what_is_due_is_trained_once_and_tried_whatever_is_killed(
     [folder] = [path.parent for path in jobs_folder(settings).glob(f"*/{TRIGGER}")]
     began = (folder / JOB).stat().st_mtime_ns
     (folder / TRIED).unlink()  # it died after the training: `try` is asked again, and refused
+    steer(settings, name, lambda told: rollout.hold(told, at_ms=1), now_ms=1)
+    look(now_s + 1)
+    assert not (folder / TRIED).exists()  # a person keeps everything as it is
+    steer(settings, name, lambda told: rollout.release(told, at_ms=2), now_ms=2)
     assert "nothing calls for it" in look(now_s + 1)
     assert (folder / TRIED).exists()
     assert len(list(jobs_folder(settings).glob("*/job.json"))) == 1
