@@ -15,6 +15,7 @@ from schemas.features import FeatureSpec, split
 from schemas.loading import load_pipeline
 from schemas.manifest import Manifest
 from schemas.settings import Settings
+from streams.telemetry import read_reports
 from tests.browser.conftest import EVENTS, Watched, wait_for
 
 pytestmark = [pytest.mark.connected, pytest.mark.timeout(240)]
@@ -215,6 +216,27 @@ def test_the_page_works_by_keyboard_alone(watched: Watched, browse: Browse) -> N
         assert page.evaluate("document.documentElement.dataset.theme") == expected
     page.reload()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark", "it was forgotten"
+
+
+def test_a_page_in_the_background_asks_nothing(watched: Watched, browse: Browse) -> None:
+    """Forgotten tabs cost nothing, and are live again when somebody looks."""
+    page = browse(watched.url)
+    hide = """hidden => {
+        Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});
+        document.dispatchEvent(new Event('visibilitychange'));
+    }"""
+    wait_for(lambda: viewers(watched) > 0, "it is not seen")
+    page.evaluate(hide, True)
+    wait_for(lambda: viewers(watched) == 0, "it still asks")
+    assert "nobody looks" in page.locator("#pulse").inner_text()
+    page.evaluate(hide, False)
+    page.wait_for_function("() => document.getElementById('pulse').dataset.state === 'live'")
+
+
+def viewers(watched: Watched) -> int:
+    """How many pages are open, as the dashboard reports it once a second."""
+    reports = read_reports(watched.folder / "home" / "run")
+    return next(int(r.counters.get("viewers", 0)) for r in reports if r.name == "dashboard")
 
 
 def test_the_first_picture_is_there_within_a_second(watched: Watched, browse: Browse) -> None:

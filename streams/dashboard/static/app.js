@@ -50,8 +50,12 @@ function notices() {
       : "Workers wait for it. This page asks again by itself.")));
 }
 
+// A tab in the background asks nothing. Besides, a browser gives one address six connections only.
+let source = null;
+
 function follow() {
-  const source = new EventSource(own(`/live/${page}`));
+  if (source || document.hidden) return;
+  source = new EventSource(own(`/live/${page}`));
   source.onmessage = (event) => {
     const news = JSON.parse(event.data);
     let latest = 0;
@@ -61,21 +65,27 @@ function follow() {
       latest = Math.max(latest, answer.at_ms);
     }
     notices();
-    pulse.dataset.state = "live";
-    say(`live, ${clock(latest)} UTC`);
+    say("live", `live, ${clock(latest)} UTC`);
   };
   source.onerror = () => {
-    pulse.dataset.state = "lost";
-    say("the dashboard does not answer; trying again");
-    if (source.readyState === EventSource.CLOSED) setTimeout(follow, 2000);
+    say("lost", "the dashboard does not answer; trying again");
+    if (source?.readyState !== EventSource.CLOSED) return;
+    source = null;
+    setTimeout(follow, 2000);
   };
 }
 
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) { follow(); return; }
+  source?.close();
+  source = null;
+  say("paused", "paused while nobody looks");
+});
+
 // Said to screen readers only when it changes in kind, not every second.
-function say(text) {
-  const kind = text.startsWith("live") ? "live" : "lost";
-  pulse.setAttribute("aria-live", pulse.dataset.kind === kind ? "off" : "polite");
-  pulse.dataset.kind = kind;
+function say(state, text) {
+  pulse.setAttribute("aria-live", pulse.dataset.state === state ? "off" : "polite");
+  pulse.dataset.state = state;
   pulse.textContent = text;
 }
 
