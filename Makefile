@@ -8,6 +8,8 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 UV := .tools/bin/uv
 RUN := .venv/bin/
 ARGS ?=
+COUNT ?= 1000000
+SEED ?= 1
 
 # Other projects' modules and settings must not leak into this one's environment.
 unexport PYTHONPATH
@@ -16,7 +18,7 @@ unexport VIRTUAL_ENV
 unexport CONDA_PREFIX
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test chaos lint type bench lock clean help
+.PHONY: setup demo test chaos fuzz lint type bench lock clean help
 
 setup: .venv/ready.stamp .venv/kafka.stamp  ## build .venv and fetch Kafka's jars (done by every other target, too)
 
@@ -28,6 +30,9 @@ test: setup  ## run all tests, with the real broker and the real store (ARGS="-k
 
 chaos: setup  ## run the long tests that make test leaves out
 	$(RUN)python -m pytest -m slow $(ARGS)
+
+fuzz: setup  ## give every door that takes bytes from outside a million inputs (COUNT=1000000 SEED=1)
+	$(RUN)python -m tests.fuzz --count $(COUNT) --seed $(SEED) $(ARGS)
 
 lint: setup  ## check style, formatting and who may import whom
 	$(RUN)ruff check

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.signing import Keyring
-from schemas.errors import ModelError, SignatureRefused
+from schemas.errors import UNDECODABLE, ModelError, SignatureRefused
 from schemas.manifest import Announcement, NamedVersion
 
 SHARES = (1, 10, 50)
@@ -162,7 +162,7 @@ def unseal(keyring: Keyring, value: bytes, signature: bytes | None) -> Announcem
         )
     try:
         found = msgspec.json.decode(value, type=Announcement)
-    except msgspec.MsgspecError as cause:
+    except UNDECODABLE as cause:
         raise ModelError(f"could not decode an announcement: {cause}") from cause
     whole = {"": (0, 0), "shadow": (0, 0), "canary": (1, 100)}[found.stage]
     if (

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from schemas.errors import SettingsError, SignatureRefused
+from schemas.errors import UNDECODABLE, SettingsError, SignatureRefused
 
 _RAW = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
@@ -62,7 +62,7 @@ class Keyring:
         """
         try:
             found = _decode(envelope)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
+        except UNDECODABLE as cause:
             raise SignatureRefused(f"could not check a signature: no envelope: {cause}") from cause
         key = self._trusted.get(found.key)
         if found.version != 1 or key is None:

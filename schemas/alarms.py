@@ -6,7 +6,7 @@
 
 import msgspec
 
-from schemas.errors import SchemaError
+from schemas.errors import UNDECODABLE, SchemaError
 
 DETECTORS = ("error-rate", "adwin-loss", "adwin-value", "population-stability")
 """``error-rate``: wrong answers became more frequent. ``adwin-loss``: the mean loss of the served
@@ -71,7 +71,7 @@ def decode_alarm(message: bytes) -> Alarm:
     """
     try:
         return _decode(message)
-    except msgspec.MsgspecError as cause:
+    except UNDECODABLE as cause:
         raise SchemaError(
             f"could not read alarm: {cause}; message_bytes={len(message)}, head={message[:64]!r}"
         ) from cause

@@ -13,7 +13,7 @@ import hashlib
 
 import msgspec
 
-from schemas.errors import SchemaError
+from schemas.errors import UNDECODABLE, SchemaError
 
 PIECE_BYTES_MAX = 4 << 20
 """Bytes of one record, half of what the topic allows."""
@@ -62,7 +62,7 @@ def decode_header(content: bytes) -> LearnerHeader:
     """
     try:
         return _decode(content)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
+    except UNDECODABLE as cause:
         raise SchemaError(f"could not read the header of a learner: {cause}") from cause
 
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.errors import ModelError
+from schemas.errors import UNDECODABLE, ModelError
 from schemas.features import FeatureSpec
 
 MANIFEST = "manifest.json"
@@ -171,7 +171,7 @@ def decode_manifest(text: bytes) -> Manifest:
     """
     try:
         return msgspec.json.decode(text, type=Manifest)
-    except msgspec.MsgspecError as cause:
+    except UNDECODABLE as cause:
         raise ModelError(f"could not decode the manifest: {cause}") from cause
 
 

@@ -179,7 +179,7 @@ class Settings:
                 f"could not use kafka_security={self.kafka_security!r}. Set "
                 "TIDEMILL_KAFKA_SECURITY to PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."
             )
-        if self.clickhouse and urlsplit(self.clickhouse).scheme not in {"http", "https"}:
+        if self.clickhouse and not _is_http(self.clickhouse):
             raise SettingsError(
                 "could not use the address in TIDEMILL_CLICKHOUSE: it must look like "
                 "http://user:password@host:8123."
@@ -276,7 +276,7 @@ class Settings:
         return {
             variable(item.name): str(getattr(self, item.name))
             for item in fields(self)
-            if str(getattr(self, item.name)) != ""
+            if str(getattr(self, item.name)) != "" or item.default != ""
         }
 
 
@@ -288,11 +288,23 @@ def variable(name: str) -> str:
     return f"TIDEMILL_{name.upper()}"
 
 
+def _is_http(address: str) -> bool:
+    """Whether ``address`` can be understood as one of a ClickHouse server."""
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def _read_secret(name: str, path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
-    except OSError as cause:
-        raise SettingsError(f"could not read the file that {name} names: {cause}") from cause
+    except (OSError, ValueError) as cause:  # ValueError: no text, or a name with a zero byte
+        raise SettingsError(
+            f"could not read the file that {name} names: {type(cause).__name__}. It must be a "
+            "readable file with text in UTF-8."
+        ) from None  # the cause may quote the bytes of a secret
 
 
 def _convert(kind: Any, name: str, text: str) -> Any:

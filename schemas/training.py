@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from schemas.errors import SchemaError
+from schemas.errors import UNDECODABLE, SchemaError
 
 JOB = "job.json"
 ROWS = "rows.arrow"
@@ -250,7 +250,7 @@ def decode_job(text: bytes) -> TrainingJob:
     """
     try:
         return msgspec.json.decode(text, type=TrainingJob)
-    except msgspec.MsgspecError as cause:
+    except UNDECODABLE as cause:
         raise SchemaError(f"could not decode the training job: {cause}") from cause
 
 
@@ -262,5 +262,5 @@ def decode_verdict(text: bytes) -> Verdict:
     """
     try:
         return msgspec.json.decode(text, type=Verdict)
-    except msgspec.MsgspecError as cause:
+    except UNDECODABLE as cause:
         raise SchemaError(f"could not decode the verdict: {cause}") from cause

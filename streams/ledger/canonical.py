@@ -24,9 +24,11 @@ def canonical_parts(array: pa.Array) -> list[bytes]:
         lengths = pc.list_value_length(array)
         return [*parts, _numbers(lengths), *canonical_parts(array.flatten())]
     if pa.types.is_string(kind):
-        offsets = np.frombuffer(array.buffers()[1], np.int32)[
-            array.offset : array.offset + len(array) + 1
-        ] if len(array) else np.zeros(1, np.int32)  # fmt: skip
+        offsets = np.zeros(1, np.int32)
+        if len(array):  # the buffer may be longer, and not by whole numbers
+            offsets = np.frombuffer(
+                array.buffers()[1], np.int32, count=len(array) + 1, offset=4 * array.offset
+            )
         held = array.buffers()[2]
         text = b"" if held is None else memoryview(held)[int(offsets[0]) : int(offsets[-1])]
         return [*parts, np.diff(offsets).tobytes(), bytes(text)]

@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from schemas.errors import SchemaError
+from schemas.arrow import columns_with_nulls
+from schemas.errors import UNDECODABLE, SchemaError
 from streams.ledger.canonical import canonical_parts
 from streams.ledger.core import Ledger
 from streams.ledger.rows import HELD, STATES, Segment, id_bytes
@@ -82,13 +83,43 @@ def load(content: bytes | memoryview) -> Ledger:
                 if not reader.schema.equals(wanted):
                     raise SchemaError(f"columns={reader.schema.names}")
                 metadata = reader.schema.metadata or {}
-                tables.append((metadata, list(reader)))
+                tables.append((metadata, [_whole(batch) for batch in reader]))
         rest = msgspec.json.decode(tables[0][0][_KEY], type=_Rest)
         if rest.version != 1:
             raise SchemaError(f"version={rest.version}")
-    except (pa.ArrowException, OSError, KeyError, msgspec.MsgspecError, SchemaError) as cause:
+        opened, closed, waiting = (batches for _metadata, batches in tables)
+        _check(rest, opened, closed)
+        return _made(rest, opened, closed, waiting)
+    except (pa.ArrowException, OSError, KeyError, ValueError, *UNDECODABLE, SchemaError) as cause:
         raise SchemaError(f"could not read a ledger: {cause!r}; bytes={len(content)}") from cause
-    return _made(rest, *(batches for _metadata, batches in tables))
+
+
+def _whole(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """``batch``, every value of which can be read."""
+    if not batch.num_rows:
+        return pa.RecordBatch.from_pylist([], schema=batch.schema)
+    batch.validate(full=True)
+    if missing := columns_with_nulls(batch):
+        raise SchemaError(f"nulls in {missing}")
+    return batch
+
+
+def _check(rest: _Rest, opened: list[pa.RecordBatch], closed: list[pa.RecordBatch]) -> None:
+    """Refuse a state whose numbers and rows contradict each other."""
+    rows_closed = sum(batch.num_rows for batch in closed)
+    rows_open = sum(batch.num_rows for batch in opened)
+    states = max((int(b["state"].to_numpy().max(initial=0)) for b in opened), default=0)
+    if (
+        rest.first < 0
+        or rest.closed - rest.first != rows_closed
+        or rest.end - rest.closed != rows_open
+        or not rest.first <= rest.due <= rest.end
+        or states >= len(STATES)
+    ):
+        raise SchemaError(
+            f"first={rest.first} closed={rest.closed} due={rest.due} end={rest.end} do not fit "
+            f"rows_closed={rows_closed} rows_open={rows_open} state_max={states}"
+        )
 
 
 def digest(ledger: Ledger) -> str:

@@ -33,10 +33,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
 
-from schemas.errors import StoreUnavailable
+from schemas.errors import UNDECODABLE, SchemaError, StoreUnavailable
 
 log = structlog.get_logger()
 
+OFFSET_END = 1 << 63
 BACKOFF_S_MIN = 0.2
 BACKOFF_S_MAX = 10.0
 IDLE_S = 2.0
@@ -65,10 +66,13 @@ def decode_pending(metadata: str) -> Pending | None:
     if not metadata:
         return None
     try:
-        return msgspec.json.decode(metadata, type=Pending)
-    except msgspec.MsgspecError:
+        found = msgspec.json.decode(metadata, type=Pending)
+        if not 0 <= found.p[0] <= found.p[1] < OFFSET_END:
+            raise SchemaError(f"p={found.p} is no range")
+    except (*UNDECODABLE, UnicodeEncodeError, SchemaError):
         log.warning("commit metadata not understood", metadata=metadata[:200])
         return None
+    return found
 
 
 class Sink(Protocol):

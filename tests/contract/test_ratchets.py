@@ -35,14 +35,14 @@ shop = Pipeline(
 
 PUBLIC = {
     "alarms": "Alarm DETECTORS decode_alarm encode_alarm",
-    "arrow": "read_batch spare_pandas write_batch write_batches",
+    "arrow": "columns_with_nulls read_batch spare_pandas write_batch write_batches",
     "dead_letters": "DeadLetter Reason read_dead_letter",
     "drift": "Drift FALSE_ALARM_EVERY_MAX FALSE_ALARM_EVERY_MIN SETTLE_EXAMPLES_MAX drift "
     "drift_problems",
     "durations": "DURATION_MS_MAX duration_ms duration_problem",
     "errors": "ChecksumMismatch FeatureError FencedError HomeInUse KafkaUnavailable ModelError "
     "PermanentError PipelineError PreflightError SchemaError SettingsError SetupError "
-    "SignatureRefused StoreUnavailable TidemillError TransientError",
+    "SignatureRefused StoreUnavailable TidemillError TransientError UNDECODABLE",
     "evaluations": "EVALUATIONS SUM read_evaluations write_evaluations",
     "events": "Decoded Event EventDecoder Source event_type",
     "examples": "EXAMPLES KINDS read_examples",

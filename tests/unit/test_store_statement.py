@@ -88,8 +88,8 @@ def test_settings_of_one_insert_join_its_own() -> None:
     own = split_insert(b"INSERT INTO t SETTINGS x = 1 FORMAT CSV\n")
     assert plain is not None
     assert own is not None
-    assert plain.head_with({"y": "a'b"}) == "INSERT INTO t (a) SETTINGS y = 'a\\'b'"
-    assert own.head_with({"y": "2"}) == "INSERT INTO t SETTINGS x = 1, y = '2'"
+    assert plain.head_with({"y": "a'b"}) == "INSERT INTO t (a)\nSETTINGS y = 'a\\'b'"
+    assert own.head_with({"y": "2"}) == "INSERT INTO t SETTINGS x = 1\n, y = '2'"
     assert own.head_with({}) == own.head
 
 

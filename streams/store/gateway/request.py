@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from streams.store.gateway.compression import unpack_all
 from streams.store.gateway.errors import (
@@ -105,7 +106,10 @@ def check_origin(request: web.Request, *, guarded: bool) -> None:
     Raises:
         EngineError: the request names another host, or comes from a page.
     """
-    host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
+    try:
+        host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
+    except ValueError as cause:
+        raise refusal(ACCESS_DENIED, "The Host header cannot be understood.") from cause
     if not guarded and not loopback(host):
         raise refusal(ACCESS_DENIED, f"Host {host[:80]!r} is not this machine's loopback address.")
     origin = request.headers.get("Origin")
@@ -293,18 +297,21 @@ async def _read_form(
 ) -> tuple[External, ...]:
     """Form fields become parameters, files become external tables."""
     files: dict[str, bytes] = {}
-    reader = await request.multipart()
-    while (part := await reader.next()) is not None:
-        if not isinstance(part, BodyPartReader) or not part.name:
-            raise refusal(BAD_ARGUMENTS, "The form has a part without a name.")
-        content = bytearray()
-        while piece := await part.read_chunk(1 << 20):
-            content += piece
-            pace.add(len(piece))
-        if part.filename is not None and part.name != "query":
-            files[part.name] = bytes(content)
-        else:
-            parameters[part.name] = content.decode("utf-8", "replace")
+    try:
+        reader = await request.multipart()
+        while (part := await reader.next()) is not None:
+            if not isinstance(part, BodyPartReader) or not part.name:
+                raise refusal(BAD_ARGUMENTS, "The form has a part without a name.")
+            content = bytearray()
+            while piece := await part.read_chunk(1 << 20):
+                content += piece
+                pace.add(len(piece))
+            if part.filename is not None and part.name != "query":
+                files[part.name] = bytes(content)
+            else:
+                parameters[part.name] = content.decode("utf-8", "replace")
+    except (ValueError, AssertionError, RuntimeError, HttpProcessingError) as cause:
+        raise refusal(BAD_ARGUMENTS, f"The form cannot be read: {str(cause)[:80]!r}.") from cause
     return tuple(_external(name, content, parameters) for name, content in files.items())
 
 

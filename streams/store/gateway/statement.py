@@ -6,6 +6,7 @@ which format a ``SELECT`` asks for. Binary data behind the format word is never 
 """
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,13 +17,19 @@ SQL_BYTES_MAX = 256 << 10
 """Longest SQL of an insert without its rows, and longest query that is searched for its format: the
 engine's own ``max_query_size``."""
 
+HEREDOCS_OPEN_MAX = 32
+"""Tags of heredocs that are opened and never closed: each costs a look at all that follows."""
+
+# Every alternative goes forward only (`*+`, `++`), and what is opened and never closed is one token
+# up to the end: so the time grows with the length, whatever somebody sends.
 _TOKEN = re.compile(
     rb"""
-      (?P<space> \s+ | --[^\n]* | \#[!\ ][^\n]* | /\*.*?\*/ )
-    | (?P<text> '(?:[^'\\]|\\.|'')*' | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ )
-    | (?P<quoted> "(?:[^"\\]|\\.|"")*" | `(?:[^`\\]|\\.|``)*` )
-    | (?P<word> [A-Za-z_]\w* )
-    | (?P<other> [0-9][0-9A-Za-z_.]* | . )
+      (?P<space> \s++ | --[^\n]*+ | \#[!\ ][^\n]*+ | /\*.*?\*/ )
+    | (?P<text> '(?:[^'\\]++|\\.|'')*+' )
+    | (?P<quoted> "(?:[^"\\]++|\\.|"")*+" | `(?:[^`\\]++|\\.|``)*+` )
+    | (?P<word> [A-Za-z_]\w*+ )
+    | (?P<heredoc> \$\w*+\$ )
+    | (?P<other> [0-9][0-9A-Za-z_.]*+ | ['"`].*+ | /\*.*+ | . )
     """,
     re.DOTALL | re.VERBOSE,
 )
@@ -62,26 +69,50 @@ class Insert:
     @property
     def sql(self) -> str:
         """The whole statement without its rows, as the engine's parser can judge it."""
-        return f"{self.head} FORMAT {self.format}"
+        # A line of its own: the head may end in a comment, which would swallow it.
+        return f"{self.head}\nFORMAT {self.format}"
 
     def head_with(self, settings: dict[str, str]) -> str:
         """``head`` with more settings for this one statement."""
         if not settings:
             return self.head
         clause = ", ".join(f"{name} = {quote(value)}" for name, value in settings.items())
-        return f"{self.head}{', ' if self.has_settings else ' SETTINGS '}{clause}"
+        return f"{self.head}\n{', ' if self.has_settings else 'SETTINGS '}{clause}"
 
 
-def tokens(sql: bytes | memoryview) -> Iterator[Token]:
-    """The tokens of ``sql`` without comments and white space, lazily."""
-    for match in _TOKEN.finditer(sql):
+def tokens(sql: bytes | memoryview, *, bytes_max: int = sys.maxsize) -> Iterator[Token]:
+    """The tokens of ``sql`` without comments and white space, lazily.
+
+    Nothing behind ``bytes_max`` is looked at; a token that it cuts ends there.
+    """
+    position, unclosed = 0, set[bytes]()
+    while match := _TOKEN.match(sql, position, bytes_max):
+        start, position = match.span()
         kind = match.lastgroup or "other"
-        if match.group("space") is not None:
+        if kind == "space":
             continue
-        if match.group("text") is not None:
-            kind = "text"
-        text = bytes(match.group())
-        yield Token(kind, text.lower() if kind == "word" else text, match.start(), match.end())
+        if kind == "heredoc":
+            end = _heredoc_end(sql, match.group(), position, bytes_max, unclosed)
+            kind, position = ("other", start + 1) if end is None else ("text", end)
+        text = bytes(sql[start:position])
+        yield Token(kind, text.lower() if kind == "word" else text, start, position)
+
+
+def _heredoc_end(
+    sql: bytes | memoryview, tag: bytes, position: int, bytes_max: int, unclosed: set[bytes]
+) -> int | None:
+    """Where the literal that ``tag`` opened before ``position`` ends; None: it does not.
+
+    A tag that was not found once is not found further on either. Of very many such tags the rest is
+    not looked for: no statement has them.
+    """
+    tag = bytes(tag)
+    if tag in unclosed or len(unclosed) >= HEREDOCS_OPEN_MAX:
+        return None
+    if found := re.compile(re.escape(tag)).search(sql, position, bytes_max):
+        return found.end()
+    unclosed.add(tag)
+    return None
 
 
 def split_insert(request: bytes | memoryview) -> Insert | None:
@@ -93,7 +124,7 @@ def split_insert(request: bytes | memoryview) -> Insert | None:
     Raises:
         EngineError: the SQL before the data is not UTF-8 or longer than ``SQL_BYTES_MAX``.
     """
-    found = tokens(request)
+    found = tokens(request, bytes_max=SQL_BYTES_MAX + 1)
     first = next(found, None)
     if first is None or first.text != b"insert" or first.kind != "word":
         return None
@@ -118,6 +149,8 @@ def split_insert(request: bytes | memoryview) -> Insert | None:
                     has_settings=has_settings,
                 )
         before = token.text
+    if len(request) > SQL_BYTES_MAX:
+        raise refusal(SYNTAX_ERROR, f"The SQL is longer than {SQL_BYTES_MAX} bytes.")
     return None
 
 
