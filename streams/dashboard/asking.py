@@ -67,10 +67,24 @@ class _Place:
     ssl: ssl.SSLContext | bool
 
 
-class Asker:
-    """Asks the store as a user who may only read (``readonly=1``), whoever the address names.
+_LIMITS = {
+    "max_execution_time": str(ANSWER_S_MAX),
+    "max_memory_usage": str(MEMORY_BYTES_MAX),
+    "max_threads": "1",
+    "cancel_http_readonly_queries_on_client_close": "1",
+}
+_MODES = (
+    {**_LIMITS, "readonly": "1"},
+    _LIMITS,  # a user with readonly=2 may set limits, but not that
+    {},  # a user with readonly=1 may set nothing
+)
 
-    Use it as an asynchronous context manager.
+
+class Asker:
+    """Asks the store read-only, whoever the address names.
+
+    A user who may write asks with ``readonly=1``. A user who may only read is not allowed to set
+    that; then it is looked up once that this is so. Use it as an asynchronous context manager.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -84,6 +98,7 @@ class Asker:
         self._database = settings.database
         self._turn = asyncio.Semaphore(AT_ONCE_MAX)
         self._session: aiohttp.ClientSession | None = None
+        self._mode: dict[str, str] | None = None
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -107,7 +122,13 @@ class Asker:
         """
         async with self._turn:
             started = time.monotonic()
-            body = await self._post(sql, exact=exact, rows_max=rows_max)
+            if self._mode is None:
+                self._mode = await self._readonly_mode()
+            # A person wants to see the first rows of a large answer, so it is cut, not refused.
+            more = {"limit": str(rows_max + 1)} if self._mode else {}
+            if self._mode and exact:
+                more["output_format_json_quote_64bit_integers"] = "1"
+            body = await self._post(sql, self._mode | more)
             took_ms = (time.monotonic() - started) * 1000
         try:
             found = msgspec.json.decode(body, type=_Compact)
@@ -125,20 +146,32 @@ class Asker:
             cut=len(found.data) > rows_max,
         )
 
-    async def _post(self, sql: str, *, exact: bool, rows_max: int) -> bytes:
+    async def _readonly_mode(self) -> dict[str, str]:
+        """Settings with which nothing can be written.
+
+        Found by questions of our own only: a person's could provoke the same refusal.
+
+        Raises:
+            PermanentError: there are none.
+        """
+        for mode in _MODES:
+            try:
+                body = await self._post("SELECT toUInt8(getSetting('readonly'))", mode)
+            except PermanentError as refused:
+                if "Cannot modify" not in str(refused):
+                    raise
+                continue
+            if msgspec.json.decode(body, type=_Compact).data[0][0] > 0:
+                return mode
+        raise PermanentError("could not ask the store in a way that cannot write")
+
+    async def _post(self, sql: str, settings: dict[str, str]) -> bytes:
         assert self._session is not None
         parameters = {
             "database": self._database,
             "default_format": "JSONCompact",
-            "readonly": "1",
-            "max_execution_time": str(ANSWER_S_MAX),
-            "max_memory_usage": str(MEMORY_BYTES_MAX),
-            # A person wants to see the first rows of a large answer, so it is cut, not refused.
-            "limit": str(rows_max + 1),
-            "max_threads": "1",
-            "output_format_json_quote_64bit_integers": "1" if exact else "0",
-            "cancel_http_readonly_queries_on_client_close": "1",
             "wait_end_of_query": "1",
+            **settings,
         }
         try:
             async with self._session.post(
