@@ -46,7 +46,7 @@ def steps(pipeline: Pipeline) -> dict[str, tuple[str, tuple[Topic, ...]]]:
 
 
 class LagReader:
-    """Two connections that are kept, so that asking again costs seven requests.
+    """Two connections that are kept, so that asking again costs a few requests.
 
     Use it as an asynchronous context manager.
 

@@ -73,7 +73,7 @@ _LIMITS = {
     "max_threads": "1",
     "cancel_http_readonly_queries_on_client_close": "1",
 }
-_MODES = (
+_MODES: tuple[dict[str, str], ...] = (
     {**_LIMITS, "readonly": "1"},
     _LIMITS,  # a user with readonly=2 may set limits, but not that
     {},  # a user with readonly=1 may set nothing
