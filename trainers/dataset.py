@@ -139,6 +139,7 @@ def _times(history: pa.Table) -> npt.NDArray[np.int64]:
         raise SetupError("could not train: the history has no rows. Declare no history instead.")
     if (np.diff(times) < 0).any():
         raise SetupError("could not train: the history is not sorted by event_time_ms. Sort it.")
+    check_labels(history)
     return times
 
 
@@ -147,6 +148,22 @@ def _all(*conditions: pa.ChunkedArray) -> pa.ChunkedArray:
     for condition in conditions[1:]:
         met = pc.and_(met, condition)
     return met
+
+
+def check_labels(rows: pa.Table) -> None:
+    """Return if every label is 0, 1 or null.
+
+    Raises:
+        SetupError: one is not; the first is named.
+    """
+    labels = rows["label"].to_numpy()
+    known = rows["label"].is_valid().to_numpy()
+    bad = np.flatnonzero(known & (labels != 0.0) & (labels != 1.0))
+    if len(bad):
+        raise SetupError(
+            f"could not use a history: label={labels[bad[0]]} in row={bad[0]}, and {len(bad)} such "
+            "in all. A label is 0, 1 or, where it is not known, null (not NaN)."
+        )
 
 
 def _labels(rows: pa.Table) -> torch.Tensor:

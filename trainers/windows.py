@@ -32,7 +32,7 @@ from schemas.features import Feature, FeatureSpec
 from schemas.manifest import TrainingData
 from schemas.topics import DAY_MS
 from schemas.training import RowsSource
-from trainers.dataset import Examples, fingerprint
+from trainers.dataset import Examples, check_labels, fingerprint
 
 PART_ROWS = 65_536
 
@@ -232,6 +232,7 @@ def _check(table: pa.Table) -> None:
     times = table["event_time_ms"].to_numpy()
     if (np.diff(times) < 0).any():
         raise SetupError("could not train: the rows are not sorted by event_time_ms. Sort them.")
+    check_labels(table)
 
 
 def _enough(parts: Sequence[pa.Table], windows: Windows) -> None:

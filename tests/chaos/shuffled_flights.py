@@ -17,10 +17,11 @@ def shuffled() -> pa.Table:
     assert usual.unattended_flights.history is not None
     table = usual.unattended_flights.history()
     labels = table["label"].to_numpy(zero_copy_only=False).copy()
-    early = np.flatnonzero(table["event_time_ms"].to_numpy() < JUDGED_FROM_MS)
+    known = table["label"].is_valid().to_numpy()
+    early = np.flatnonzero(known & (table["event_time_ms"].to_numpy() < JUDGED_FROM_MS))
     labels[early] = np.random.default_rng(7).permutation(labels[early])
     place = table.column_names.index("label")
-    return table.set_column(place, "label", pa.array(labels, table["label"].type))
+    return table.set_column(place, "label", pa.array(labels, table["label"].type, mask=~known))
 
 
 shuffled_flights = replace(usual.unattended_flights, history=shuffled, retraining=None)

@@ -144,6 +144,7 @@ def _worse(machine: Machine) -> None:
         time.sleep(1.0)  # one was due just now
     assert trained.returncode == 1, trained.stdout + trained.stderr
     found = json.loads(trained.stdout)
+    assert found["version"], found
     assert not found["passed"]
     version = found["version"]
     refused = machine.call("models", "try", PIPELINE, version)

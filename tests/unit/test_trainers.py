@@ -133,6 +133,15 @@ def test_rows_without_a_label_teach_nothing() -> None:
     assert part.source.fingerprint != whole.source.fingerprint
 
 
+def labelled(value: float) -> pa.Table:
+    """A history in which one label is no label."""
+    table = history()
+    labels = table["label"].to_numpy(zero_copy_only=False).copy()
+    labels[7] = value
+    position = table.schema.get_field_index("label")
+    return table.set_column(position, "label", pa.array(labels))
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
@@ -140,6 +149,8 @@ def test_rows_without_a_label_teach_nothing() -> None:
         (history().drop_columns(["label"]), "lacks the columns"),
         (history(rows=50), "training_rows"),
         (history().take(pa.array(range(ROWS - 1, -1, -1))), "not sorted"),
+        (labelled(float("nan")), r"label=nan in row=7, .* null \(not NaN\)"),
+        (labelled(2.0), r"label=2.0 in row=7"),
     ],
 )
 def test_a_history_that_cannot_teach_says_why(table: pa.Table, words: str) -> None:

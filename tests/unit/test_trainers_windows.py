@@ -93,6 +93,15 @@ def test_the_fingerprint_knows_every_label(tmp_path: Path) -> None:
     assert fingerprint("c", other) != fingerprint("a2", table)
 
 
+def labelled(value: float) -> pa.Table:
+    """A history in which one label is no label."""
+    table = history()
+    labels = table["label"].to_numpy(zero_copy_only=False).copy()
+    labels[7] = value
+    position = table.schema.get_field_index("label")
+    return table.set_column(position, "label", pa.array(labels))
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
@@ -100,6 +109,8 @@ def test_the_fingerprint_knows_every_label(tmp_path: Path) -> None:
         (history().drop_columns(["label"]), "lack the columns"),
         (history(rows=300), "training_rows|validation_rows"),
         (history().take(pa.array(range(5999, -1, -1))), "not sorted"),
+        (labelled(float("nan")), r"label=nan in row=7, .* null \(not NaN\)"),
+        (labelled(2.0), r"label=2.0 in row=7"),
     ],
 )
 def test_rows_that_cannot_teach_say_why(tmp_path: Path, table: pa.Table, words: str) -> None:
