@@ -2,7 +2,9 @@
 
 The classes that serve and learn live are driven here in the order of time: every event is scored
 with what was known at its time, and every truth is learned when it was known, never earlier. The
-first model is trained as `tidemill up` trains it and then never changes.
+first model is trained as `tidemill up` trains it and then never changes; with ``--monthly`` also
+one that is trained anew at the beginning of each month, on every label that was known then, and the
+learner that corrects it.
 
 Differs from live: time moves in steps of a quarter of an hour, within which all events are scored
 before any truth is learned (live it is about a second: so the learners are better there), and keys
@@ -14,7 +16,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,8 +42,10 @@ from trainers.first import train_first
 
 STEP_MS = 15 * 60_000
 DAY_MS = 86_400_000
+MONTH_ROWS_MIN = 1_000
 CHAMPIONS = ("frozen", "online", "hybrid")
-Months = npt.NDArray[np.datetime64]
+MONTHLY = {"frozen": "monthly", "hybrid": "monthly hybrid"}
+Say = Callable[[FeatureColumns], npt.NDArray[np.float32]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,7 +54,8 @@ class Later:
 
     Attributes:
         columns: Their features.
-        deep: What the first model said.
+        deep: What the deep model of the time said.
+        version: Which one that was.
         label: The truth, NaN where it never came.
         event_ms: When they happened.
         label_ms: When the truth was known.
@@ -59,13 +64,14 @@ class Later:
 
     columns: FeatureColumns
     deep: npt.NDArray[np.float32]
+    version: npt.NDArray[np.str_]
     label: Floats
     event_ms: npt.NDArray[np.int64]
     label_ms: npt.NDArray[np.int64]
     shard: npt.NDArray[np.int64]
 
 
-def replay(pipeline: Pipeline, later: Later, version: str) -> dict[str, Floats]:
+def replay(pipeline: Pipeline, later: Later) -> dict[str, Floats]:
     """The score of every champion for every event, float64 ``[B]`` by name."""
     scores = {name: later.deep.astype(np.float64) for name in CHAMPIONS}
     for shard in np.unique(later.shard):
@@ -75,12 +81,15 @@ def replay(pipeline: Pipeline, later: Later, version: str) -> dict[str, Floats]:
             if len(due):
                 columns = _pick(later.columns, due)
                 scores["online"][due] = model.learner.score(columns)
-                scores["hybrid"][due] = model.hybrid(columns, later.deep[due], version)
+                for version in np.unique(later.version[due]):
+                    own = due[later.version[due] == version]
+                    mine = _pick(later.columns, own)
+                    scores["hybrid"][own] = model.hybrid(mine, later.deep[own], str(version))
             if len(known):
                 model.take(
                     _pick(later.columns, known),
                     later.deep[known],
-                    [version] * len(known),
+                    later.version[known].tolist(),
                     later.label[known],
                     np.ones(len(known)),
                 )
@@ -112,8 +121,8 @@ def _pick(columns: FeatureColumns, rows: npt.NDArray[np.int64]) -> FeatureColumn
     )
 
 
-def prepare(pipeline: Pipeline, *, seed: int, progress: Any) -> tuple[Later, str]:
-    """Train the first model and score all later events with it; also the version's name.
+def prepare(pipeline: Pipeline, *, seed: int, progress: Any) -> Later:
+    """Train the first model and score all later events with it.
 
     Raises:
         SetupError: the pipeline has no history or no learner.
@@ -121,29 +130,58 @@ def prepare(pipeline: Pipeline, *, seed: int, progress: Any) -> tuple[Later, str
     if pipeline.history is None or pipeline.learner is None:
         raise SetupError("could not compare champions: a history= and a learner= are needed")
     check_learner(pipeline)
-    with tempfile.TemporaryDirectory() as folder:
-        registry = open_registry(Settings(home=Path(folder)))
-        found = train_first(
-            pipeline, registry, seed=seed, now_ms=lambda: time.time_ns() // 1_000_000,
-            progress=progress,
-        )  # fmt: skip
-        manifest, module = registry.load(pipeline.name, found.version)
     table = pipeline.history()
     event_ms = _integers(table["event_time_ms"])
     table = table.filter(pa.array(event_ms >= event_ms[0] + pipeline.first_training_days * DAY_MS))
     columns = from_table(pipeline.features, table)
-    deep = predict(module, Encoder(manifest.features)(columns)).astype(np.float32)
+    version, say = _trained(pipeline, days=None, seed=seed, progress=progress)
+    deep = say(columns)
     keys = table[pipeline.key].to_pylist()
     shards = 1 if pipeline.learner.shards == "single" else pipeline.partitions
     label = table["label"].cast(pa.float64()).to_numpy(zero_copy_only=False)
     return Later(
         columns,
         deep,
+        np.full(len(deep), version),
         label,
         _integers(table["event_time_ms"]),
         _integers(table["label_time_ms"].fill_null(0)),
         np.array([zlib.crc32(key.encode()) % shards for key in keys], np.int64),
-    ), found.version
+    )
+
+
+def _trained(pipeline: Pipeline, *, days: int | None, seed: int, progress: Any) -> tuple[str, Say]:
+    """A version of the first ``days`` of the history (None: as declared), and what it says."""
+    with tempfile.TemporaryDirectory() as folder:
+        registry = open_registry(Settings(home=Path(folder)))
+        found = train_first(
+            pipeline, registry, seed=seed, now_ms=lambda: time.time_ns() // 1_000_000,
+            progress=progress, days=days,
+        )  # fmt: skip
+        manifest, module = registry.load(pipeline.name, found.version)
+    encode = Encoder(manifest.features)
+    return found.version, lambda columns: predict(module, encode(columns)).astype(np.float32)
+
+
+def retrained(pipeline: Pipeline, later: Later, *, seed: int, progress: Any) -> Later:
+    """The same events, those of each month scored by a version that was trained at its beginning.
+
+    It learned every label of the history that was known then. The month that the first training
+    ended in keeps the first model, and one of fewer than `MONTH_ROWS_MIN` events the model before.
+    """
+    assert pipeline.history is not None
+    began_ms = int(_integers(pipeline.history()["event_time_ms"])[0])
+    deep, version = later.deep.copy(), later.version.copy()
+    months = later.event_ms.astype("datetime64[ms]").astype("datetime64[M]")
+    name, say = "", None
+    for month in np.unique(months)[1:]:
+        rows = np.flatnonzero(months == month)
+        if len(rows) >= MONTH_ROWS_MIN or say is None:
+            days = (int(month.astype("datetime64[ms]").astype(np.int64)) - began_ms) // DAY_MS
+            progress(f"{month}: training on the first {days} days")
+            name, say = _trained(pipeline, days=days, seed=seed, progress=lambda _line: None)
+        deep[rows], version[rows] = say(_pick(later.columns, rows)), name
+    return dataclasses.replace(later, deep=deep, version=version)
 
 
 def _integers(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
@@ -160,13 +198,13 @@ def by_month(later: Later, scores: Mapping[str, Floats]) -> list[dict[str, Any]]
         chosen = known if month is None else known & (months == month)
         if not chosen.any():
             continue
-        found = {name: measure(later.label[chosen], scores[name][chosen]) for name in CHAMPIONS}
+        found = {name: measure(later.label[chosen], said[chosen]) for name, said in scores.items()}
         rows.append(
             {
                 "month": "all" if month is None else str(month),
                 "labels": int(chosen.sum()),
-                **{f"auc {name}": round(found[name].auc, 4) for name in CHAMPIONS},
-                **{f"log-loss {name}": round(found[name].log_loss, 4) for name in CHAMPIONS},
+                **{f"auc {name}": round(one.auc, 4) for name, one in found.items()},
+                **{f"log-loss {name}": round(one.log_loss, 4) for name, one in found.items()},
             }
         )
     return rows
@@ -175,7 +213,7 @@ def by_month(later: Later, scores: Mapping[str, Floats]) -> list[dict[str, Any]]
 def page(pipeline: Pipeline, rows: list[dict[str, Any]], command: str) -> str:
     """The table as Markdown, with what it was made from."""
     names = list(rows[0])
-    lines = [f"# Champions of {pipeline.name}: frozen, online, hybrid", ""]
+    lines = [f"# Champions of {pipeline.name}", ""]
     lines += ["Written by the program that measured it: `trainers/champions.py` says how.", ""]
     lines += [f"- date: {datetime.now(UTC):%Y-%m-%d}", f"- command: `{command}`"]
     lines += [f"- learner: `{pipeline.learner}`", ""]
@@ -194,20 +232,29 @@ def page(pipeline: Pipeline, rows: list[dict[str, Any]], command: str) -> str:
 @click.option("--single", is_flag=True, help="With --learner: one for all partitions.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the first training.")
 @click.option("--write", type=click.Path(path_type=Path), help="Also write a Markdown page.")
-def main(reference: str, learner: str, single: bool, seed: int, write: Path | None) -> None:
+@click.option("--monthly", is_flag=True, help="Also with a training each month: ten minutes.")
+def main(  # noqa: PLR0917  # click passes them by name
+    reference: str, learner: str, single: bool, seed: int, write: Path | None, monthly: bool
+) -> None:
     """Compare the champions of a pipeline on the part of its history after the first training."""
     spare_pandas()
     torch.set_num_threads(1)
     started = time.perf_counter()
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
     try:
         pipeline = load_pipeline(reference)
         if learner:
             declared = Online(name=learner, shards="single" if single else "partition")
             pipeline = dataclasses.replace(pipeline, learner=declared)
-        later, version = prepare(
-            pipeline, seed=seed, progress=lambda line: click.echo(line, err=True)
-        )
-        rows = by_month(later, replay(pipeline, later, version))
+        later = prepare(pipeline, seed=seed, progress=say)
+        scores = replay(pipeline, later)
+        if monthly:
+            again = replay(pipeline, retrained(pipeline, later, seed=seed, progress=say))
+            scores |= {name: again[of] for of, name in MONTHLY.items()}
+        rows = by_month(later, scores)
     except (TidemillError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

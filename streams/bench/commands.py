@@ -2,17 +2,14 @@
 
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from schemas.errors import SetupError
-from streams.bench import gate, report
-from streams.bench.result import Result
-from streams.cli.console import console, print_error, print_json
+from streams.bench import gate
+from streams.cli.console import print_error
 
 try:
     import confluent_kafka  # noqa: F401
@@ -29,34 +26,17 @@ from streams.bench import latency as latency_
 from streams.bench import memory as memory_
 from streams.bench import path as path_
 from streams.bench import profile as profile_
+from streams.bench import rescore as rescore_
 from streams.bench import score as score_
 from streams.bench import store as store_
 from streams.bench import swap as swap_
 from streams.bench.consume import run as run_consume
 from streams.bench.peers import race as race_
 from streams.bench.peers.environments import PEERS
-from streams.bench.stand import Stand, standing
+from streams.bench.running import Measure, common_options, measured, show
 
-Measure = Callable[[Stand], Result]
 GATED = ("consume", "land", "score", "score-exactly-once", "path", "latency")
 """The benchmarks that have ratios; the path late, when the broker is warm."""
-
-
-def _options(command: Callable[..., None]) -> Callable[..., None]:
-    """What every benchmark takes."""
-    for option in (
-        click.option("--write", type=click.Path(path_type=Path), help="FILE.md; .json beside it."),
-        click.option(
-            "--set",
-            "settings",
-            default="",
-            metavar="A=1,land.B=2",
-            help="Settings of the workers; land.B is for that role alone.",
-        ),
-        click.option("--json", "as_json", is_flag=True, help="One JSON document."),
-    ):
-        command = option(command)
-    return command
 
 
 _rows = click.option(
@@ -71,7 +51,7 @@ _seconds = click.option(
 
 
 @click.command("consume")
-@_options
+@common_options
 @click.option("--rows", type=click.IntRange(200_000), default=500_000, show_default=True)
 def consume(rows: int, **common: Any) -> None:
     """Read the same records with our transport, confluent-kafka, aiokafka and stock Faust.
@@ -80,11 +60,11 @@ def consume(rows: int, **common: Any) -> None:
     Example:
       tidemill bench consume --rows 500000
     """  # noqa: D301
-    _one(lambda stand: run_consume(stand, rows=rows), **common)
+    measured(lambda stand: run_consume(stand, rows=rows), **common)
 
 
 @click.command("score")
-@_options
+@common_options
 @_rows
 @_stock_rows
 def score(rows: int, stock_rows: int, **common: Any) -> None:
@@ -94,11 +74,11 @@ def score(rows: int, stock_rows: int, **common: Any) -> None:
     Example:
       tidemill bench score --json | jq .ratios
     """  # noqa: D301
-    _one(_scoring("at-least-once", rows, stock_rows), **common)
+    measured(_scoring("at-least-once", rows, stock_rows), **common)
 
 
 @click.command("score-exactly-once")
-@_options
+@common_options
 @_rows
 @_stock_rows
 def score_exactly_once(rows: int, stock_rows: int, **common: Any) -> None:
@@ -108,7 +88,7 @@ def score_exactly_once(rows: int, stock_rows: int, **common: Any) -> None:
     Example:
       tidemill bench score-exactly-once --rows 600000
     """  # noqa: D301
-    _one(_scoring("exactly-once", rows, stock_rows), **common)
+    measured(_scoring("exactly-once", rows, stock_rows), **common)
 
 
 def _scoring(delivery: str, rows: int, stock_rows: int) -> Measure:
@@ -116,7 +96,7 @@ def _scoring(delivery: str, rows: int, stock_rows: int) -> Measure:
 
 
 @click.command("land")
-@_options
+@common_options
 @_rows
 def land(rows: int, **common: Any) -> None:
     """Land scored rows, and insert the same rows in a bare insert_arrow loop.
@@ -125,11 +105,11 @@ def land(rows: int, **common: Any) -> None:
     Example:
       tidemill bench land --set land.land_rows_min=60000
     """  # noqa: D301
-    _one(lambda stand: land_.run(stand, rows=rows), **common)
+    measured(lambda stand: land_.run(stand, rows=rows), **common)
 
 
 @click.command("path")
-@_options
+@common_options
 @click.option("--rounds", type=click.IntRange(1, 10), default=1, help="The last one is reported.")
 @click.option("--rows", type=click.IntRange(20_000), default=600_000, show_default=True)
 def path(rows: int, rounds: int, **common: Any) -> None:
@@ -139,11 +119,11 @@ def path(rows: int, rounds: int, **common: Any) -> None:
     Example:
       tidemill bench path --rows 1000000 --rounds 2
     """  # noqa: D301
-    _one(*[lambda stand: path_.run(stand, rows=rows)] * rounds, **common)
+    measured(*[lambda stand: path_.run(stand, rows=rows)] * rounds, **common)
 
 
 @click.command("latency")
-@_options
+@common_options
 @_seconds
 @click.option("--rate", "rates", type=click.IntRange(1, 100_000), multiple=True, help="Events/s.")
 @click.option("--delivery", "deliveries", type=click.Choice(score_.DELIVERIES), multiple=True)
@@ -163,7 +143,7 @@ def latency(
     Example:
       tidemill bench latency --rate 200 --rate 2000 --plot latency.svg
     """  # noqa: D301
-    [result] = _one(
+    [result] = measured(
         lambda stand: latency_.run(
             stand,
             seconds=seconds,
@@ -180,7 +160,7 @@ def latency(
 
 
 @click.command("peers")
-@_options
+@common_options
 @_rows
 @_seconds
 @click.option("--peer", "names", type=click.Choice([p.name for p in PEERS]), multiple=True)
@@ -203,7 +183,7 @@ def peers(
       tidemill bench peers --peer quix --peer bytewax
     """  # noqa: D301
     chosen = [peer for peer in PEERS if not names or peer.name in names]
-    _one(
+    measured(
         lambda stand: race_.run(
             stand, peers=chosen, rows=rows, seconds=seconds, folder=environments.absolute()
         ),
@@ -212,7 +192,7 @@ def peers(
 
 
 @click.command("labels")
-@_options
+@common_options
 @click.option("--seconds", type=click.FloatRange(4.0), default=20.0, show_default=True)
 @click.option("--rate", "rates", type=click.IntRange(1, 20_000), multiple=True, help="Events/s.")
 @click.option(
@@ -226,14 +206,14 @@ def labels(seconds: float, rates: tuple[int, ...], open_rows: int, **common: Any
       tidemill bench labels --rate 500 --json | jq '.results[].to_prediction_ms'
     """  # noqa: D301
     rates = rates or labels_.RATES
-    _one(
+    measured(
         lambda stand: labels_.run(stand, seconds=seconds, rates=rates, open_rows=open_rows),
         **common,
     )
 
 
 @click.command("first")
-@_options
+@common_options
 def first(as_json: bool, write: Path | None, settings: str) -> None:
     """Start the demo on an empty home and time its first prediction.
 
@@ -243,11 +223,11 @@ def first(as_json: bool, write: Path | None, settings: str) -> None:
     """  # noqa: D301
     if settings:
         raise click.UsageError("first takes its settings from the environment, as the demo does.")
-    _show([first_.run()], as_json=as_json, write=write)
+    show([first_.run()], as_json=as_json, write=write)
 
 
 @click.command("store")
-@_options
+@common_options
 @_seconds
 def store(seconds: float, as_json: bool, write: Path | None, settings: str) -> None:
     """Time `select 1` beside two writers, inserts beside 12 endless queries, and gzip bombs.
@@ -258,11 +238,11 @@ def store(seconds: float, as_json: bool, write: Path | None, settings: str) -> N
     """  # noqa: D301
     if settings:
         raise click.UsageError("store has no workers.")
-    _show([store_.run(seconds=seconds)], as_json=as_json, write=write)
+    show([store_.run(seconds=seconds)], as_json=as_json, write=write)
 
 
 @click.command("memory")
-@_options
+@common_options
 @click.option("--minutes", type=click.FloatRange(0.5), default=10.0, show_default=True)
 def memory(minutes: float, **common: Any) -> None:
     """Replay at 4,000 events/s and watch the resident memory of every process.
@@ -271,11 +251,11 @@ def memory(minutes: float, **common: Any) -> None:
     Example:
       tidemill bench memory --minutes 3
     """  # noqa: D301
-    _one(lambda stand: memory_.run(stand, minutes=minutes), **common)
+    measured(lambda stand: memory_.run(stand, minutes=minutes), **common)
 
 
 @click.command("swap")
-@_options
+@common_options
 @click.option("--swaps", type=click.IntRange(2), default=100, show_default=True)
 def swap(swaps: int, **common: Any) -> None:
     """Change the model of three scorers under load, again and again.
@@ -284,11 +264,24 @@ def swap(swaps: int, **common: Any) -> None:
     Example:
       tidemill bench swap --swaps 20 --json
     """  # noqa: D301
-    _one(lambda stand: swap_.run(stand, swaps=swaps), **common)
+    measured(lambda stand: swap_.run(stand, swaps=swaps), **common)
+
+
+@click.command("rescore")
+@common_options
+@click.option("--rows", type=click.IntRange(3_000), default=100_000, show_default=True)
+def rescore(rows: int, **common: Any) -> None:
+    """Make predictions again, across two swaps, and compare them bit for bit.
+
+    \b
+    Example:
+      tidemill bench rescore --json
+    """  # noqa: D301
+    measured(lambda stand: rescore_.run(stand, rows=rows), **common)
 
 
 @click.command("profile")
-@_options
+@common_options
 @_rows
 def profile(rows: int, **common: Any) -> None:
     """Run the path under py-spy: where the scorer's and the lander's time goes.
@@ -297,11 +290,11 @@ def profile(rows: int, **common: Any) -> None:
     Example:
       tidemill bench profile --rows 1000000
     """  # noqa: D301
-    _one(lambda stand: profile_.run(stand, rows=rows), **common)
+    measured(lambda stand: profile_.run(stand, rows=rows), **common)
 
 
 @click.command("stages")
-@_options
+@common_options
 def stages(as_json: bool, write: Path | None, settings: str) -> None:
     """Time each stage of the scorer alone, by the CPU clock of one thread; no servers.
 
@@ -314,11 +307,11 @@ def stages(as_json: bool, write: Path | None, settings: str) -> None:
     from streams.bench import stages as stages_
 
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        _show([stages_.run(Path(folder))], as_json=as_json, write=write)
+        show([stages_.run(Path(folder))], as_json=as_json, write=write)
 
 
 @click.command("all")
-@_options
+@common_options
 @_rows
 @_stock_rows
 @_seconds
@@ -341,7 +334,7 @@ def all_(
         "path": lambda stand: path_.run(stand, rows=2 * rows),
         "latency": lambda stand: latency_.run(stand, seconds=seconds),
     }
-    results = _one(*(measures[name] for name in only or GATED), **common)
+    results = measured(*(measures[name] for name in only or GATED), **common)
     if keep:
         gate.keep(results)
         return
@@ -350,44 +343,3 @@ def all_(
         print_error(line)
     if fallen:
         sys.exit(1)
-
-
-def _one(*measures: Measure, as_json: bool, write: Path | None, settings: str) -> list[Result]:
-    """Run measurements on one stand; what it says on the way goes to standard error."""
-    started = time.monotonic()
-
-    def say(line: str) -> None:
-        click.echo(line, err=True)
-
-    results: list[Result] = []
-    with tempfile.TemporaryDirectory(prefix="bench-") as home, standing(Path(home), say=say) as s:
-        s.env = _environment(settings)
-        for measure in measures:
-            results.append(measure(s))
-            say(f"{results[-1].name} done after {time.monotonic() - started:.0f} s")
-    _show(results, as_json=as_json, write=write)
-    return results
-
-
-def _show(results: Sequence[Result], *, as_json: bool, write: Path | None) -> None:
-    found = report.document(results)
-    if as_json:
-        single = {**found["results"][0], "machine": found["machine"]}
-        print_json(single if len(results) == 1 else found)
-    else:
-        for result in results:
-            for table in report.tables(result):
-                console().print(table)
-        console().print(report.goals(results))
-    if write is not None:
-        report.write(found, results, write)
-
-
-def _environment(text: str) -> dict[str, str]:
-    """``land.x=1,y=2`` as variables; ``land.TIDEMILL_X`` is for that worker alone."""
-    found = {}
-    for item in filter(None, text.split(",")):
-        name, _, value = item.partition("=")
-        role, dot, setting = name.rpartition(".")
-        found[f"{role}{dot}TIDEMILL_{setting.upper()}"] = value
-    return found

@@ -21,6 +21,7 @@ BENCHES = {
     "learn": ("streams.bench.learn:command", "What one core learns in a second, by learner."),
     "memory": ("streams.bench.commands:memory", "Resident memory over minutes of replay."),
     "swap": ("streams.bench.commands:swap", "Changing the model of three scorers under load."),
+    "rescore": ("streams.bench.commands:rescore", "Predictions made again, bit for bit."),
     "late-labels": (
         "streams.bench.late_labels:command",
         "River's delayed labels through real topics.",
