@@ -50,6 +50,8 @@ class JudgePolicy:
             that.
         errors_max: Share of its keys that a canary may leave to the champion.
         shift_max: By how much scores may be higher or lower on average.
+        stage_s_min: Time that every stage lasts at least, however many labels are known: faults
+            of a canary show while it answers. A rollback does not wait.
     """
 
     wrong_rollback_max: float = 0.05
@@ -59,6 +61,7 @@ class JudgePolicy:
     loss_clip: float = 1.0
     errors_max: float = 0.01
     shift_max: float = 0.1
+    stage_s_min: float = 30.0
 
     def __post_init__(self) -> None:
         """Refuse what no rollout could pass or fail."""
@@ -69,6 +72,7 @@ class JudgePolicy:
             or not all(0.0 <= share < 1.0 for share in shares)
             or not 1 <= self.step_rows <= self.rows_max
             or not self.loss_clip > 0.0
+            or not self.stage_s_min >= 0.0
         ):
             raise ValueError(
                 f"could not use {self}: chances lie between 0 and 1, step_rows between 1 and "

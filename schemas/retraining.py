@@ -38,6 +38,7 @@ class Rollout:
         wrong_promotion_max: Chance of promoting one that is no better.
         errors_max: Share of its keys that a canary may leave to the champion.
         shift_max: By how much scores may be higher or lower on average.
+        stage_s_min: Time that every stage lasts at least, however many labels are known.
     """
 
     step_rows: int = 1_000
@@ -46,6 +47,7 @@ class Rollout:
     wrong_promotion_max: float = 0.05
     errors_max: float = 0.01
     shift_max: float = 0.1
+    stage_s_min: float = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +170,9 @@ def rollout_problems(declared: object) -> list[str]:
         if item.name in {"step_rows", "rows_max"}:
             if not (_whole(value) and value >= 1):
                 found.append(f"rollout: {item.name}={value!r} must be a number of at least 1.")
+        elif item.name == "stage_s_min":
+            if not (_number(value) and value >= 0):
+                found.append(f"rollout: stage_s_min={value!r} must be a number of at least 0.")
         elif not (_number(value) and 0 < value < 1):
             found.append(f"rollout: {item.name}={value!r} must lie between 0 and 1.")
     if not found and declared.step_rows > declared.rows_max:

@@ -173,10 +173,12 @@ class Judging:
 
     def _act(self, opinion: Opinion, announced: Announcement, named: NamedVersion) -> Announcement:
         """Take the step that ``opinion`` asks for; what is announced then."""
-        if opinion.step == "wait":
+        now_ms = int(self._clock() * 1000)
+        young = now_ms - announced.announced_at_ms < self._policy.stage_s_min * 1000
+        if opinion.step == "wait" or (young and opinion.step != "rollback"):
             return announced
         log.info("rollout decided", step=opinion.step, version=named.version, why=opinion.reason)
-        name, now_ms = self._pipeline.name, int(self._clock() * 1000)
+        name = self._pipeline.name
         try:
             if opinion.step == "promote":
                 return self._promote(opinion, announced, named, now_ms=now_ms)

@@ -19,6 +19,7 @@ from streams.cli.console import running
 @click.option("--wrong-promotion-max", type=float, help="Chance of promoting one no better.")
 @click.option("--errors-max", type=float, help="Share of its keys it may leave to the champion.")
 @click.option("--shift-max", type=float, help="How much higher or lower its scores may be.")
+@click.option("--stage-s-min", type=float, help="Seconds that every stage lasts at least.")
 @click.option("--once", is_flag=True, help="End with the rollout.")
 def command(pipeline: str, once: bool, **limits: float | None) -> None:
     """Watch the rollouts of PIPELINE and take their steps; `tidemill up` does it by itself.

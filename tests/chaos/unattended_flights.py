@@ -10,5 +10,5 @@ unattended_flights = replace(
     first_training_days=3,
     partitions=2,
     retraining=Retraining(examples=10_000, gap="45s"),
-    rollout=Rollout(step_rows=500, shift_max=0.3),
+    rollout=Rollout(step_rows=500, shift_max=0.3, stage_s_min=5.0),
 )

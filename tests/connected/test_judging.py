@@ -29,7 +29,7 @@ from streams.transport.administration import create_topics
 from tests.connected.test_bad_input import DECLARATION, constant
 
 ROWS = 100
-POLICY = JudgePolicy(step_rows=200, rows_max=50_000, shift_max=0.9)
+POLICY = JudgePolicy(step_rows=200, rows_max=50_000, shift_max=0.9, stage_s_min=0.0)
 
 
 def message(rng: np.random.Generator) -> bytes:

@@ -85,6 +85,7 @@ def test_what_is_not_known_starts_nothing() -> None:
     ({"retraining": Retraining(cost=Cost(per_training=0, per_nat=1))}, "per_training=0"),
     ({"retraining": "daily"}, "'daily' says no when"),
     ({"rollout": Rollout(shift_max=1.5)}, "shift_max=1.5 must lie between 0 and 1"),
+    ({"rollout": Rollout(stage_s_min=-1.0)}, "stage_s_min=-1.0 must be a number of at least 0"),
     ({"rollout": Rollout(step_rows=10, rows_max=5)}, "step_rows=10 is more than rows_max=5"),
     ({"model_age": ModelAge(limit="30 days")}, "model_age.limit: '30 days' is no duration"),
     ({"model_age": ModelAge(limit="30d", then="panic")}, "then='panic' must be 'alarm' or 'prior'"),
