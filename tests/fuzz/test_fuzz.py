@@ -18,6 +18,7 @@ from schemas.errors import ModelError, SchemaError, SettingsError
 from schemas.labels import LabelRejected, decode_label
 from schemas.manifest import decode_manifest
 from schemas.settings import Settings
+from streams.store.gateway.authentication import read_claim
 from streams.store.gateway.errors import EngineError
 from streams.store.gateway.statement import SQL_BYTES_MAX, output_format, split_insert
 from streams.store.recorded_range import decode_pending
@@ -152,6 +153,11 @@ def test_an_arrow_message_whose_texts_lie_outside_of_it_is_refused() -> None:
     nulls = pa.RecordBatch.from_arrays([pa.nulls(2, pa.utf8())], schema=schema)
     with pytest.raises(SchemaError, match="nulls"):
         read_batch(write_batch(nulls), schema, what="texts")
+
+
+def test_a_user_name_of_bytes_that_are_no_text_is_nobodys() -> None:
+    """It could not be written down, so the request ended in an internal error."""
+    assert read_claim({"X-ClickHouse-User": "\udc8f"}, {}).name == "?"
 
 
 def test_a_pending_range_that_is_none_is_foreign_text() -> None:

@@ -74,7 +74,8 @@ def read_claim(headers: Mapping[str, str], parameters: Mapping[str, str]) -> Cla
         raise refusal(AUTHENTICATION_FAILED, "The request names two users or two passwords.")
     name, password = claims.pop() if claims else ("default", "")
     # Headers may hold bytes that are no text; nobody's name or password does.
-    return Claim(name or "default", password.encode(errors="replace").decode())
+    name, password = (text.encode(errors="replace").decode() for text in (name, password))
+    return Claim(name or "default", password)
 
 
 @dataclass(slots=True)
