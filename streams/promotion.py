@@ -131,9 +131,18 @@ def steer(
         ModelError: ``how`` refuses; nothing is announced.
         KafkaUnavailable, StoreUnavailable, SetupError: it could not be announced or recorded.
     """
-    announcement = change(settings, pipeline, how)
+    seen: list[Announcement | None] = []
+
+    def noted(before: Announcement | None) -> Announcement:
+        seen[:] = [before]
+        return how(before)
+
+    announcement = change(settings, pipeline, noted)
     assert announcement.action != "promote"  # `promote` asks the gate
+    [before] = seen
     tried = announcement.challenger or announcement.champion
+    if announcement.action == "rollback" and before is not None:
+        tried = before.challenger or before.champion  # what was taken back
     record(
         settings,
         Decision(

@@ -53,7 +53,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         pipeline: About whose models.
         at_ms: When.
         kind: What was asked.
-        version: About which version; empty if there is none yet.
+        version: About which version: of a rollback, the one that was taken back; empty if there
+            is none yet.
         champion: What served then; empty if nothing did.
         decision: ``passed`` or ``failed`` of the gate; ``promoted`` or ``forced``; ``train`` or
             ``wait`` of a trigger; of a rollout, what was announced: see `models.rollout`.

@@ -118,4 +118,7 @@ def test_what_is_due_is_trained_once_and_tried_whatever_is_killed(
 
     assert f"{tried} is being tried; otherwise: schedule" in look(now_s + 7200)
     assert decisions()[-1][:2] == ("trigger", "wait")
+
+    steer(settings, name, lambda told: rollout.roll_back(told, at_ms=3), now_ms=2**42)
+    assert decisions()[-1][:3] == ("rollout", "rollback", tried)  # what was taken back
     client.close()
