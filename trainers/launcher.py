@@ -5,6 +5,7 @@ the pods of a Kubernetes job. The folder of the job is all they share; on severa
 file system that all of them mount.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+import psutil
 
 from schemas.errors import ModelError
 from schemas.training import PROGRESS
@@ -179,17 +181,22 @@ def watch(
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """End torchrun, which ends its ranks; harmless when it has ended.
+    """End torchrun and its ranks; harmless when it has ended.
 
-    Ranks whose torchrun was killed notice it within a second (`end_with_parents`).
+    A rank that hangs or is stopped neither hears torchrun nor notices that it is gone
+    (`end_with_parents`): it is killed.
     """
     if process.poll() is None:
+        ranks = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        for rank in ranks:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rank.kill()
 
 
 def end_with_parents() -> None:
