@@ -137,9 +137,10 @@ def rival_row(
     rate: int,
     seconds: float,
     tree: bool = False,
+    warm_s: float = 2.0,
 ) -> dict[str, Any]:
     """Time another program that runs and answers events of ``source`` in ``sink``."""
-    _one(stand, rate=rate, seconds=2.0, source=source, answers=sink, tail_s=60)
+    _one(stand, rate=rate, seconds=warm_s, source=source, answers=sink, tail_s=60)
     with Sampler(stand.pids({who: child}), trees=(who,) if tree else ()) as sampler:
         row = _one(stand, rate=rate, seconds=seconds, source=source, answers=sink)
     return row | _shares(sampler, row["rows"])

@@ -110,9 +110,8 @@ def test_a_label_of_escaped_quotes_takes_no_minute() -> None:
 @pytest.mark.parametrize(
     "unit", [b"\\'", b'\\"', b"\\`", b"/* ", b"$a$ $b$ ", b"$%d$ ", b"'' ", b"` "]
 )
-def test_sql_that_never_closes_what_it_opens_takes_no_hour(unit: bytes) -> None:
-    """256 KiB of escaped quotes took an hour on the store's event loop, before any password was
-    looked at twice."""
+def test_sql_that_never_closes_what_it_opens_takes_no_time(unit: bytes) -> None:
+    """16 KiB of escaped quotes took 5 s on the store's event loop, and the time grew as the square."""
     many = range(SQL_BYTES_MAX // len(unit))
     text = b"".join(unit % number for number in many) if b"%d" in unit else unit * len(many)
     began_s = time.process_time()
