@@ -120,7 +120,7 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60.0) ->
         time.sleep(0.1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Any]:
     """A browser that is installed here; Playwright's own is not downloaded."""
     if not CHROMIUM:
@@ -132,7 +132,7 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def watched(
     chromium: Any, broker: EmbeddedKafka, store: str, tmp_path_factory: Any
 ) -> Iterator[Watched]:
