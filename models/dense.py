@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.foreign import ONNX, OnnxGraph
 from schemas.errors import ModelError
 from schemas.features import FeatureSpec
 
@@ -106,6 +107,7 @@ class Constant(nn.Module):
 _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     EMBEDDING_MLP: EmbeddingMLP,
     CONSTANT: Constant,
+    ONNX: OnnxGraph,
 }
 
 

@@ -10,6 +10,7 @@ Shape letters: B = rows, F = numeric features, C = categories.
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -135,8 +136,9 @@ class OnnxRuntime:
             ) from missing
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.graph = export(module, example)
         self._session = onnxruntime.InferenceSession(
-            export(module, example), options, providers=["CPUExecutionProvider"]
+            self.graph, options, providers=["CPUExecutionProvider"]
         )
         self._names = [item.name for item in self._session.get_inputs()]
         self._limits = limits or Limits()
@@ -161,21 +163,35 @@ def export(module: nn.Module, example: ModelInput) -> bytes:
     rows = torch.export.Dim("rows", min=1, max=1 << 20)
     used = {"numeric": {0: rows}, "category": {0: rows}}
     try:
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(example),
-            dynamo=True,
-            dynamic_shapes=tuple(used.values()),
-            input_names=list(used),
-            output_names=["score"],
-            verbose=False,
-        )
+        with warnings.catch_warnings():  # of the exporter about itself
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(example),
+                dynamo=True,
+                dynamic_shapes=tuple(used.values()),
+                input_names=list(used),
+                output_names=["score"],
+                verbose=False,
+            )
         assert program is not None
         graph: bytes = program.model_proto.SerializeToString()
     except Exception as cause:  # the exporter's own errors have no common class
         first = (str(cause).strip().splitlines() or [repr(cause)])[0]
         raise ModelError(f"could not export {type(module).__name__} to ONNX: {first}") from cause
     return graph
+
+
+def checked_export(module: nn.Module, *, num_numeric: int, num_category: int) -> bytes:
+    """`export`, compared with the module on batches of several sizes.
+
+    Raises:
+        ModelError: it cannot be exported, ONNX Runtime is not installed, or the answers differ.
+    """
+    batches = [_batch(rows, num_numeric, num_category) for rows in WARM_UP_ROWS]
+    engine = OnnxRuntime(module, batches[1])
+    _compare("onnx", engine, batches, [Eager(module)(batch) for batch in batches], bf16=False)
+    return engine.graph
 
 
 @dataclass(frozen=True, slots=True)

@@ -344,6 +344,7 @@ def load_serving(
     """
     from models.engine import Loaded, warm_up
     from models.features import Encoder
+    from models.foreign import ONNX
     from models.inference import choose
 
     manifest, module = registry.load(
@@ -356,7 +357,8 @@ def load_serving(
         num_numeric=len(spec.numeric),
         num_category=len(spec.category),
         device=device,
-        wanted=inference,
+        # A graph that was imported runs itself; there is nothing to export from it.
+        wanted="eager" if manifest.architecture == ONNX else inference,
     )
     loaded = Loaded(
         version=announcement.version,

@@ -140,6 +140,7 @@ def run_job(
     ranks: int,
     client: Client | None,
     show: Callable[[Progress], None],
+    program: str = "trainers.retrain",
 ) -> RunResult:
     """Bring the job in ``folder`` to its end and return how it ended.
 
@@ -158,7 +159,7 @@ def run_job(
     )
     follower = Follower(folder, client, show, reporter)
     child = ChildProcess(
-        [sys.executable, "-P", "-m", "trainers.retrain", str(folder), "--ranks", str(ranks)],
+        [sys.executable, "-P", "-m", program, str(folder), "--ranks", str(ranks)],
         log=folder / "job.log",
         env={**os.environ, **settings.environment()},
     )

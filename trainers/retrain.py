@@ -11,7 +11,7 @@ whose trainer died is finished by starting it again on the same folder.
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +20,14 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import safetensors.torch
+from torch import Tensor
 
 from models.dense import EMBEDDING_MLP, EmbeddingMLP, mlp_parameters
 from models.engine import Loaded
 from models.registry import Registry, load_serving, open_registry
 from schemas.arrow import spare_pandas
 from schemas.errors import ModelError, SetupError, TidemillError
+from schemas.features import Feature
 from schemas.loading import load_pipeline
 from schemas.manifest import Announcement, Manifest, Metrics
 from schemas.pipeline import Pipeline
@@ -101,10 +103,8 @@ def prepare_job(
             f"could not train: the target of {pipeline.name} is a number; only targets that are "
             "yes or no can be trained."
         )
-    log.say("preparing", "reading the rows")
-    table, source = _rows(pipeline, folder)
-    log.say("preparing", f"encoding {len(table)} rows")
-    plan = prepare(pipeline.features, table, source, folder, as_of_ms=job.as_of_ms, days=job.days)
+    log.say("preparing", "reading and encoding the rows")
+    plan = prepare_rows(job, pipeline, folder)
     network = _begin(job, plan, folder, registry)
     draft = folder / f"{START}.draft"
     safetensors.torch.save_file(network.state_dict(), draft)
@@ -134,7 +134,7 @@ def finish_job(
     first = plan.rows[0] + plan.rows[1]
     calibration = calibrate(network, rows.gather(np.arange(first, first + plan.rows[2])))
     judged = read_rows(folder / JUDGED)
-    champion = _champion(job, registry)
+    champion = champion_of(job, registry)
     manifest = Manifest(
         pipeline=job.pipeline,
         architecture=EMBEDDING_MLP,
@@ -149,30 +149,72 @@ def finish_job(
         parent=job.champion if job.start == "warm" else "",
         calibration=calibration,
     )
-    version, digest = registry.publish(manifest, network.state_dict())
+    result = judge_and_store(
+        job,
+        manifest,
+        network.state_dict(),
+        registry=registry,
+        champion=champion,
+        judged=judged,
+        features=pipeline.features,
+        base_rate=plan.labels_mean,
+        log=log,
+        now_ms=now_ms(),
+    )
+    _write(folder / RESULT, msgspec.json.encode(result))
+
+
+def judge_and_store(
+    job: TrainingJob,
+    manifest: Manifest,
+    weights: Mapping[str, Tensor],
+    *,
+    registry: Registry,
+    champion: Loaded | None,
+    judged: pa.Table,
+    features: Sequence[Feature],
+    base_rate: float,
+    log: ProgressLog,
+    now_ms: int,
+) -> RunResult:
+    """Publish a version, ask the gate about it as it would serve, and store what it said.
+
+    Raises:
+        ModelError: the registry refused it, or the champion cannot answer the rows.
+    """
+    version, digest = registry.publish(manifest, weights)
     log.say("judging", f"version {version} against {job.champion or 'the base rate'}")
     try:
         challenger = _loaded(registry, job.pipeline, version, digest)
     except ModelError as error:
-        verdict = refused(manifest, version, digest, why=str(error), now_ms=now_ms())
+        verdict = refused(manifest, version, digest, why=str(error), now_ms=now_ms)
     else:
         verdict = judge(
             challenger,
             manifest,
             champion,
             judged=judged,
-            features=pipeline.features,
+            features=features,
             gate=job.gate,
             digest=digest,
-            base_rate=plan.labels_mean,
-            size_bytes=(folder / TRAINED).stat().st_size,
+            base_rate=base_rate,
+            size_bytes=sum(one.numel() * one.element_size() for one in weights.values()),
             seed=job.seed,
-            now_ms=now_ms(),
+            now_ms=now_ms,
         )
     registry.store_verdict(verdict)
-    result = RunResult(run=job.run, version=version, digest=digest, verdict=verdict)
-    _write(folder / RESULT, msgspec.json.encode(result))
     log.say("done", f"version {version}: {verdict.reason}")
+    return RunResult(run=job.run, version=version, digest=digest, verdict=verdict)
+
+
+def prepare_rows(job: TrainingJob, pipeline: Pipeline, folder: Path) -> Plan:
+    """Split and write the rows that were put into the folder, or the history.
+
+    Raises:
+        SetupError, FeatureError: see `prepare`.
+    """
+    table, source = _rows(pipeline, folder)
+    return prepare(pipeline.features, table, source, folder, as_of_ms=job.as_of_ms, days=job.days)
 
 
 def _rows(pipeline: Pipeline, folder: Path) -> tuple[pa.Table, RowsSource]:
@@ -200,7 +242,12 @@ def _begin(job: TrainingJob, plan: Plan, folder: Path, registry: Registry) -> Em
     return cold(plan.spec, sample.x.numeric_BF, seed=job.seed)
 
 
-def _champion(job: TrainingJob, registry: Registry) -> Loaded | None:
+def champion_of(job: TrainingJob, registry: Registry) -> Loaded | None:
+    """What the job is to beat, as it serves; None if nothing did.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
     if not job.champion:
         return None
     return _loaded(registry, job.pipeline, job.champion, job.champion_digest)

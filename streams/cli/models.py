@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streams.cli.console import console, print_json, running, running_if_any
+from streams.cli.foreign import export_model, import_model
 from streams.cli.judge import command as judge
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def command() -> None:
     """  # noqa: D301
 
 
-command.add_command(judge)
+for other in (judge, import_model, export_model):
+    command.add_command(other)
 
 
 @command.command("list")

@@ -81,7 +81,7 @@ def command(  # noqa: PLR0917  # click passes by name
     settings, _stack = running_if_any()
     named = Named.load(pipeline)
     name = named.pipeline.name
-    client = _client(settings)
+    client = store_if_any(settings)
     with only_training(settings, name):
         if resume is None:
             recipe = Recipe(balanced=balanced, layout="sharded" if sharded else "replicated")
@@ -90,7 +90,7 @@ def command(  # noqa: PLR0917  # click passes by name
                     settings,
                     named.pipeline,
                     named.reference,
-                    _champion(settings, name),
+                    serving_now(settings, name),
                     now_ms=_now_ms(),
                 ),
                 as_of_ms=None if as_of is None else _utc_ms(as_of),
@@ -106,15 +106,15 @@ def command(  # noqa: PLR0917  # click passes by name
         if prepare_only:
             click.echo(folder)
             return
-        with _shown(name, quiet=as_json) as show:
+        with progress_shown(name, quiet=as_json) as show:
             result = run_job(settings, folder, ranks=ranks, client=client, show=show)
     passed = result.verdict is not None and result.verdict.passed
     announced = _promoted(settings, name, result) if passed and promote else None
-    _print(result, folder, announced, as_json=as_json)
+    print_result(result, folder, announced, as_json=as_json)
     sys.exit(0 if passed else 1)
 
 
-def _champion(settings: "Settings", pipeline: str) -> "Announcement | None":
+def serving_now(settings: "Settings", pipeline: str) -> "Announcement | None":
     """What serves; nothing if there is no broker to ask."""
     from schemas.errors import PreflightError
     from streams.announce import champion
@@ -128,7 +128,7 @@ def _champion(settings: "Settings", pipeline: str) -> "Announcement | None":
         return None
 
 
-def _client(settings: "Settings") -> "Client | None":
+def store_if_any(settings: "Settings") -> "Client | None":
     """The store, if there is one with our tables."""
     from schemas.errors import SetupError, StoreUnavailable
     from streams.store.client import connect
@@ -151,7 +151,7 @@ def _promoted(settings: "Settings", name: str, result: "RunResult") -> "Announce
 
 
 @contextmanager
-def _shown(name: str, *, quiet: bool) -> "Iterator[Show]":
+def progress_shown(name: str, *, quiet: bool) -> "Iterator[Show]":
     """Yields what shows a line: a bar for people, lines for files, nothing for programs."""
     from streams.retraining import in_words
 
@@ -177,9 +177,10 @@ def _shown(name: str, *, quiet: bool) -> "Iterator[Show]":
             yield show
 
 
-def _print(
+def print_result(
     result: "RunResult", folder: Path, announced: "Announcement | None", *, as_json: bool
 ) -> None:
+    """How a job ended, for a person or a program."""
     import msgspec
     from rich.markup import escape
     from rich.table import Table
@@ -193,7 +194,9 @@ def _print(
     out = console()
     if result.verdict is None:
         out.print(f"[red]failed[/red] {escape(result.error)}")
-        out.print(f"[dim]everything about it is in {folder}; --resume {folder} goes on[/dim]")
+        training = f"; `tidemill train --resume {folder}` goes on"
+        hint = "" if list(folder.glob("model.*")) else training
+        out.print(f"[dim]everything about it is in {folder}{hint}[/dim]")
         return
     verdict = result.verdict
     table = Table(
