@@ -32,6 +32,7 @@ from streams.announce import champion
 from streams.local.child import ChildProcess
 from streams.local.restarts import Restarts
 from streams.retraining import (
+    TRAINER,
     in_words,
     jobs_folder,
     new_job,
@@ -197,9 +198,9 @@ class Delivery:
             return run_job(
                 self._settings,
                 folder,
-                ranks=self._ranks,
                 client=self._client,
                 show=self._show,
+                program=(TRAINER, "--ranks", str(self._ranks)),
             )
 
     def _show(self, line: Progress) -> None:

@@ -39,6 +39,8 @@ from streams.telemetry import Reporter
 
 POLL_S = 0.2
 LOG_LINES = 15
+TRAINER = "trainers.retrain"
+"""What brings a training to its end; its options follow."""
 
 
 def jobs_folder(settings: Settings) -> Path:
@@ -137,10 +139,9 @@ def run_job(
     settings: Settings,
     folder: Path,
     *,
-    ranks: int,
     client: Client | None,
     show: Callable[[Progress], None],
-    program: str = "trainers.retrain",
+    program: Sequence[str] = (TRAINER,),
 ) -> RunResult:
     """Bring the job in ``folder`` to its end and return how it ended.
 
@@ -159,7 +160,7 @@ def run_job(
     )
     follower = Follower(folder, client, show, reporter)
     child = ChildProcess(
-        [sys.executable, "-P", "-m", program, str(folder), "--ranks", str(ranks)],
+        [sys.executable, "-P", "-m", *program, str(folder)],
         log=folder / "job.log",
         env={**os.environ, **settings.environment()},
     )

@@ -284,14 +284,18 @@ def _gradient(weight: Tensor) -> Tensor:
     return weight.grad
 
 
-def main() -> None:
-    """One rank, as torchrun starts it."""
+def rank_in(folder: Path) -> None:
+    """One rank of the job in ``folder``, from beginning to end."""
     torch.set_num_threads(1)  # ranks share the cores, and sums in another order would round else
-    end_with_parents()
-    folder = Path(sys.argv[1])
     job = decode_job((folder / JOB).read_bytes())
     with joined() as ranks:
         train(job, read_plan(folder), folder, ranks)
+
+
+def main() -> None:
+    """One rank, as torchrun starts it."""
+    end_with_parents()
+    rank_in(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

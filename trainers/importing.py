@@ -211,10 +211,8 @@ def bring(job: TrainingJob, folder: Path, *, now_ms: int) -> RunResult:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--ranks", type=int, default=1, hidden=True, help="As a training takes it; one does.")
-def main(folder: Path, ranks: int) -> None:
+def main(folder: Path) -> None:
     """Bring the model in FOLDER into the registry, and judge it."""
-    del ranks
     spare_pandas()
     torch.set_num_threads(1)
     job = decode_job((folder / JOB).read_bytes())

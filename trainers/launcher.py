@@ -91,24 +91,7 @@ class Torchrun:
 
     def launch(self, folder: Path) -> None:
         """See `Launcher`."""
-        log = folder / "ranks.log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                self.command(folder),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment(os.environ, trainer=os.getpid()),
-            )
-        try:
-            code = watch(process, folder, silence_s_max=self.silence_s_max, clock=self.clock)
-        finally:
-            end(process)
-        if code != 0:
-            raise TrainingFailed(
-                f"could not train: the ranks ended with exit_code={code} after up to "
-                f"restarts={self.restarts_max}. All they said is in {log}; it ends:\n{_tail(log)}"
-            )
+        run(self.command(folder), folder, silence_s_max=self.silence_s_max, clock=self.clock)
 
     def command(self, folder: Path) -> list[str]:
         """The command line of torchrun."""
@@ -122,6 +105,56 @@ class Torchrun:
             "trainers.distributed",
             str(folder),
         ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayTrain:
+    """Ranks as workers of Ray Train: on the cluster of ``RAY_ADDRESS``, or on this machine.
+
+    Attributes:
+        ranks: How many, over all machines.
+        silence_s_max: See `SILENCE_S_MAX`.
+    """
+
+    ranks: int = 1
+    silence_s_max: float = SILENCE_S_MAX
+
+    def launch(self, folder: Path) -> None:
+        """See `Launcher`."""
+        program = [sys.executable, "-P", "-m", "trainers.ray_ranks", str(folder)]
+        run([*program, "--ranks", str(self.ranks)], folder, silence_s_max=self.silence_s_max)
+
+
+def run(
+    command: list[str],
+    folder: Path,
+    *,
+    silence_s_max: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Run what starts the ranks to its end; ended when nothing moves.
+
+    Raises:
+        TrainingFailed: it ended with an error, or nothing moved for ``silence_s_max``.
+    """
+    log = folder / "ranks.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment(os.environ, trainer=os.getpid()),
+        )
+    try:
+        code = watch(process, folder, silence_s_max=silence_s_max, clock=clock)
+    finally:
+        end(process)
+    if code != 0:
+        raise TrainingFailed(
+            f"could not train: the ranks ended with exit_code={code} after up to "
+            f"restarts={RESTARTS_MAX}. All they said is in {log}; it ends:\n{_tail(log)}"
+        )
 
 
 def torchrun_options(ranks: int, hosts: Hosts | None, restarts_max: int) -> list[str]:

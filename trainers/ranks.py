@@ -89,7 +89,7 @@ def accumulating(model: nn.Module, *, last: bool) -> contextlib.AbstractContextM
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """The ranks that torchrun started, connected: NCCL between GPUs, gloo otherwise."""
+    """The ranks that torchrun or Ray started, connected: NCCL between GPUs, gloo otherwise."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     device = torch.device("cpu")
@@ -98,6 +98,9 @@ def joined() -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     if "RANK" not in os.environ:
         yield Ranks(0, 1, device)
+        return
+    if dist.is_initialized():  # by Ray Train, which also ends it
+        yield Ranks(rank, size, device)
         return
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",

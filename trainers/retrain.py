@@ -46,7 +46,7 @@ from trainers.calibrate import calibrate
 from trainers.evaluate import measure
 from trainers.first import release
 from trainers.gate import judge, refused
-from trainers.launcher import Hosts, Launcher, Torchrun, kubernetes_job
+from trainers.launcher import Hosts, Launcher, RayTrain, Torchrun, kubernetes_job
 from trainers.progress import ProgressLog
 from trainers.start import OUTCOME, START, TRAINED, cold, read_network, warm
 from trainers.windows import (
@@ -304,6 +304,9 @@ def _write(path: Path, content: bytes) -> None:
     show_default=True,
     help="With several hosts: prepare on one, ranks on each at once, finish on one.",
 )
+@click.option(
+    "--launcher", type=click.Choice(["torchrun", "ray"]), default="torchrun", show_default=True
+)
 @click.option("--hosts", "num_hosts", type=click.IntRange(1, 1024), default=1, show_default=True)
 @click.option("--rendezvous", default="", help="host:port of one of the hosts.")
 @click.option("--address", default="", help="Of this host, as the others reach it.")
@@ -313,6 +316,7 @@ def main(  # noqa: PLR0917  # click passes by name
     folder: Path,
     ranks: int,
     step: Literal["all", "prepare", "ranks", "finish"],
+    launcher: Literal["torchrun", "ray"],
     num_hosts: int,
     rendezvous: str,
     address: str,
@@ -349,7 +353,7 @@ def main(  # noqa: PLR0917  # click passes by name
             job,
             folder,
             open_registry(Settings.from_environment(), job.registry),
-            Torchrun(ranks=ranks, hosts=hosts),
+            RayTrain(ranks=ranks) if launcher == "ray" else Torchrun(ranks=ranks, hosts=hosts),
             steps=STEPS if step == "all" else (step,),
             now_ms=_now_ms,
         )

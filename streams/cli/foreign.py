@@ -52,7 +52,7 @@ def import_model(pipeline: str, model: Path, about: Path, as_json: bool) -> None
         shutil.copyfile(about, folder / "about.json")
         write_rows(client, named.pipeline, folder, "auto", as_of_ms=None)
         with progress_shown(name, quiet=as_json) as show:
-            result = run_job(settings, folder, ranks=1, client=client, show=show, program=IMPORTER)
+            result = run_job(settings, folder, client=client, show=show, program=(IMPORTER,))
     print_result(result, folder, None, as_json=as_json)
     sys.exit(0 if result.verdict is not None and result.verdict.passed else 1)
 

@@ -37,6 +37,13 @@ if TYPE_CHECKING:
 @click.option("--warm", is_flag=True, help="Begin with the champion's weights.")
 @click.option("--balanced", is_flag=True, help="Let both labels count alike.")
 @click.option("--ranks", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option(
+    "--launcher",
+    type=click.Choice(["torchrun", "ray"]),
+    default="torchrun",
+    show_default=True,
+    help="ray: on the cluster of RAY_ADDRESS; needs tidemill[ray].",
+)
 @click.option("--sharded", is_flag=True, help="Each rank holds a part of the model (FSDP).")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes at most.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
@@ -52,6 +59,7 @@ def command(  # noqa: PLR0917  # click passes by name
     warm: bool,
     balanced: bool,
     ranks: int,
+    launcher: Literal["torchrun", "ray"],
     sharded: bool,
     epochs: int | None,
     seed: int,
@@ -75,18 +83,18 @@ def command(  # noqa: PLR0917  # click passes by name
     import msgspec
 
     from schemas.training import Recipe
+    from streams import retraining as jobs
     from streams.cli.named import Named
-    from streams.retraining import new_job, only_training, run_job, write_job, write_rows
 
     settings, _stack = running_if_any()
     named = Named.load(pipeline)
     name = named.pipeline.name
     client = store_if_any(settings)
-    with only_training(settings, name):
+    with jobs.only_training(settings, name):
         if resume is None:
             recipe = Recipe(balanced=balanced, layout="sharded" if sharded else "replicated")
             job = msgspec.structs.replace(
-                new_job(
+                jobs.new_job(
                     settings,
                     named.pipeline,
                     named.reference,
@@ -99,15 +107,16 @@ def command(  # noqa: PLR0917  # click passes by name
                 recipe=msgspec.structs.replace(recipe, epochs_max=epochs or recipe.epochs_max),
                 start="warm" if warm else "cold",
             )
-            folder = write_job(settings, job)
-            write_rows(client, named.pipeline, folder, source, as_of_ms=job.as_of_ms)
+            folder = jobs.write_job(settings, job)
+            jobs.write_rows(client, named.pipeline, folder, source, as_of_ms=job.as_of_ms)
         else:
             folder = resume.absolute()
         if prepare_only:
             click.echo(folder)
             return
         with progress_shown(name, quiet=as_json) as show:
-            result = run_job(settings, folder, ranks=ranks, client=client, show=show)
+            program = (jobs.TRAINER, "--ranks", str(ranks), "--launcher", launcher)
+            result = jobs.run_job(settings, folder, client=client, show=show, program=program)
     passed = result.verdict is not None and result.verdict.passed
     announced = _promoted(settings, name, result) if passed and promote else None
     print_result(result, folder, announced, as_json=as_json)
