@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from models.signing import Keyring
-from schemas.errors import UNDECODABLE, ModelError, SignatureRefused
+from schemas.errors import ModelError, SignatureRefused
 from schemas.manifest import Announcement, NamedVersion
+from schemas.undecodable import UNDECODABLE
 
 SHARES = (1, 10, 50)
 """Percent of the keys that a canary answers, step by step; the next step is the promotion."""

@@ -17,7 +17,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from schemas.errors import UNDECODABLE, SettingsError, SignatureRefused
+from schemas.errors import SettingsError, SignatureRefused
+from schemas.undecodable import UNDECODABLE
 
 _RAW = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 

@@ -6,7 +6,8 @@
 
 import msgspec
 
-from schemas.errors import UNDECODABLE, SchemaError
+from schemas.errors import SchemaError
+from schemas.undecodable import UNDECODABLE
 
 DETECTORS = ("error-rate", "adwin-loss", "adwin-value", "population-stability")
 """``error-rate``: wrong answers became more frequent. ``adwin-loss``: the mean loss of the served

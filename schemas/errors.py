@@ -21,12 +21,6 @@ Messages are lower-case statements of what could not be done, with facts as ``na
 sentence with the remedy where there is one.
 """
 
-import msgspec
-
-UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that it cannot decode: text that is no UTF-8, and nesting without
-end, are not in its own tree."""
-
 
 class TidemillError(Exception):
     """Root of everything raised on purpose."""

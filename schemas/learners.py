@@ -13,7 +13,8 @@ import hashlib
 
 import msgspec
 
-from schemas.errors import UNDECODABLE, SchemaError
+from schemas.errors import SchemaError
+from schemas.undecodable import UNDECODABLE
 
 PIECE_BYTES_MAX = 4 << 20
 """Bytes of one record, half of what the topic allows."""

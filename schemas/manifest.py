@@ -4,8 +4,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.errors import UNDECODABLE, ModelError
+from schemas.errors import ModelError
 from schemas.features import FeatureSpec
+from schemas.undecodable import UNDECODABLE
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"

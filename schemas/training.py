@@ -8,7 +8,8 @@ from typing import Literal
 
 import msgspec
 
-from schemas.errors import UNDECODABLE, SchemaError
+from schemas.errors import SchemaError
+from schemas.undecodable import UNDECODABLE
 
 JOB = "job.json"
 ROWS = "rows.arrow"

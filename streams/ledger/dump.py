@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.arrow import columns_with_nulls
-from schemas.errors import UNDECODABLE, SchemaError
+from schemas.errors import SchemaError
+from schemas.undecodable import UNDECODABLE
 from streams.ledger.canonical import canonical_parts
 from streams.ledger.core import Ledger
 from streams.ledger.rows import HELD, STATES, Segment, id_bytes

@@ -33,7 +33,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
 
-from schemas.errors import UNDECODABLE, SchemaError, StoreUnavailable
+from schemas.errors import SchemaError, StoreUnavailable
+from schemas.undecodable import UNDECODABLE
 
 log = structlog.get_logger()
 

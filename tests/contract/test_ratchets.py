@@ -42,7 +42,7 @@ PUBLIC = {
     "durations": "DURATION_MS_MAX duration_ms duration_problem",
     "errors": "ChecksumMismatch FeatureError FencedError HomeInUse KafkaUnavailable ModelError "
     "PermanentError PipelineError PreflightError SchemaError SettingsError SetupError "
-    "SignatureRefused StoreUnavailable TidemillError TransientError UNDECODABLE",
+    "SignatureRefused StoreUnavailable TidemillError TransientError",
     "evaluations": "EVALUATIONS SUM read_evaluations write_evaluations",
     "events": "Decoded Event EventDecoder Source event_type",
     "examples": "EXAMPLES KINDS read_examples",
@@ -64,6 +64,7 @@ PUBLIC = {
     "settings": "SECRETS Settings variable",
     "training": "Check Gate JOB LATENCY_ROWS PROGRESS Progress RESULT ROWS Recipe RowsSource RunResult "
     "SOURCE State TrainingJob Verdict decode_job decode_verdict",
+    "undecodable": "UNDECODABLE",
     "topics": "DAY_MS MESSAGE_BYTES_MAX MODELS PipelineTopics Topic models_topic",
 }
 
