@@ -29,8 +29,8 @@ from streams.committed import CommittedReader
 
 EXAMPLES_MAX = 10
 """Differences that are shown; all are counted."""
-ROWS_MAX = 5_000_000
-"""Rows of one comparison: what is published is held in memory, 40 bytes each."""
+ROWS_MAX = 2_000_000
+"""Rows of one comparison: what is published is held in memory, some 400 bytes each."""
 
 
 @dataclass(slots=True)
