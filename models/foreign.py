@@ -63,11 +63,11 @@ class OnnxGraph(nn.Module):
         return torch.from_numpy(found.reshape(-1).astype(np.float32))
 
 
-def session(graph: bytes) -> Any:
-    """ONNX Runtime on one core with this graph.
+def runtime() -> Any:
+    """The module ``onnxruntime``.
 
     Raises:
-        ModelError: the optional group is not installed, or it is no graph that can be run.
+        ModelError: the optional group is not installed.
     """
     try:
         import onnxruntime
@@ -75,6 +75,16 @@ def session(graph: bytes) -> Any:
         raise ModelError(
             "could not use ONNX Runtime: it is not installed. pip install 'tidemill[onnx]'."
         ) from missing
+    return onnxruntime
+
+
+def session(graph: bytes) -> Any:
+    """ONNX Runtime on one core with this graph.
+
+    Raises:
+        ModelError: the optional group is not installed, or it is no graph that can be run.
+    """
+    onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4

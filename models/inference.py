@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from models.foreign import runtime, session
 from models.graphs import Graphs, Scores
 from models.protocol import ModelInput
 from schemas.errors import ModelError
@@ -128,18 +129,9 @@ class OnnxRuntime:
     def __init__(
         self, module: nn.Module, example: ModelInput, *, limits: Limits | None = None
     ) -> None:
-        try:
-            import onnxruntime
-        except ImportError as missing:
-            raise ModelError(
-                "could not use ONNX Runtime: it is not installed. pip install 'tidemill[onnx]'."
-            ) from missing
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        runtime()  # before the export, which takes seconds
         self.graph = export(module, example)
-        self._session = onnxruntime.InferenceSession(
-            self.graph, options, providers=["CPUExecutionProvider"]
-        )
+        self._session = session(self.graph)
         self._names = [item.name for item in self._session.get_inputs()]
         self._limits = limits or Limits()
 

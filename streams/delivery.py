@@ -161,7 +161,6 @@ class Delivery:
             new_job(
                 self._settings, self._pipeline, self._reference, announced, now_ms=self._now_ms()
             ),
-            as_of_ms=None,
             days=declared.days,
             start=declared.start,
         )
