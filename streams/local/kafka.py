@@ -57,6 +57,7 @@ class EmbeddedKafka(EmbeddedServer):
         folder: Path,
         *,
         port: int = 0,
+        advertised_port: int = 0,
         controller_port: int = 0,
         node_id: int = 1,
         voters: Sequence[str] = (),
@@ -69,10 +70,12 @@ class EmbeddedKafka(EmbeddedServer):
     ) -> None:
         """Describe the node; nothing is started. Port 0 takes a free one.
 
+        ``advertised_port`` is where clients are sent, if something stands between; 0 is ``port``.
         ``voters`` names the controllers of a cluster (``1@127.0.0.1:19093``); empty means that this
         node is alone.
         """
         super().__init__(folder, port=port, log=log)
+        self.advertised_port = advertised_port or self.port
         self._controller_port = controller_port
         self._node_id = node_id
         self._voters = voters
@@ -85,7 +88,7 @@ class EmbeddedKafka(EmbeddedServer):
     @property
     def address(self) -> str:
         """``host:port`` for clients."""
-        return f"127.0.0.1:{self.port}"
+        return f"127.0.0.1:{self.advertised_port}"
 
     def command(self) -> Sequence[str]:
         """The broker's command line; formats the folder on first use."""
@@ -139,7 +142,7 @@ class EmbeddedKafka(EmbeddedServer):
             ),
             "controller.listener.names": "CONTROLLER",
             "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "advertised.listeners": f"PLAINTEXT://{self.address}",
             "log.dirs": data,
             **_SETTINGS,
         }

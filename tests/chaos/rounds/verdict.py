@@ -1,0 +1,77 @@
+"""Whether a round was exact: the books of `tidemill reconcile`, and the learner against a clean replay."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from streams.cli.reconcile import run_reconcile
+from streams.reconcile import Reconciliation
+from tests.chaos.rounds.traffic import Traffic
+from tests.chaos.rounds.world import PIPELINE, World
+from tests.connected.learning import expected, knowledge
+
+SETTLE_S_MAX = 180.0
+LEARNED_S_MAX = 120.0
+MORE_EVENTS = 40
+"""A learner publishes with what it learns: so it gets something."""
+
+
+@dataclass
+class Verdict:
+    """What was found when a round was over.
+
+    Attributes:
+        books: The reconciliation.
+        learner: Empty if every shard knows bit by bit what a replay of its examples gives.
+        troubles: What the round itself could not do.
+    """
+
+    books: Reconciliation
+    learner: str
+    rows_learned: int
+    troubles: list[str] = field(default_factory=list)
+
+    @property
+    def exact(self) -> bool:
+        """Nothing lost, doubled or unexplained, and the same weights."""
+        return self.books.exact and not self.learner and not self.troubles
+
+    @property
+    def lost(self) -> int:
+        """Records that are missing somewhere."""
+        ledger = self.books.ledger
+        missing = sum(f.count for f in self.books.findings if not f.what.startswith("second"))
+        return missing + (ledger.missing if ledger else 0)
+
+    @property
+    def doubled(self) -> int:
+        """Records that are there twice."""
+        return sum(f.count for f in self.books.findings if f.what.startswith("second"))
+
+
+def judge(world: World, traffic: Traffic) -> Verdict:
+    """Wait until nothing is on its way, then compare."""
+    learner, rows = _learner(world, traffic)
+    deadline = time.monotonic() + SETTLE_S_MAX
+    while True:
+        books = run_reconcile(PIPELINE, world.settings)
+        settled = books.exact or (books.findings and not books.waiting)
+        if settled or time.monotonic() > deadline:
+            return Verdict(books, learner, rows, world.troubles)
+        time.sleep(1.0)
+
+
+def _learner(world: World, traffic: Traffic) -> tuple[str, int]:
+    deadline, said = time.monotonic() + LEARNED_S_MAX, ""
+    while time.monotonic() < deadline:
+        traffic.more(MORE_EVENTS)
+        time.sleep(2.0)
+        found = asyncio.run(knowledge(world.settings, PIPELINE))
+        wanted = asyncio.run(expected(world.settings, PIPELINE, world.settings.home))
+        if found == wanted:
+            return "", sum(state[2] for state in wanted.values())
+        said = (
+            f"learned {[(s, f[2]) for s, f in sorted(found.items())]}, "
+            f"a replay {[(s, f[2]) for s, f in sorted(wanted.items())]}"
+        )
+    return said, 0

@@ -1,0 +1,205 @@
+"""Everything that `tidemill up` starts, on servers that can be harmed, and the hand that does it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from models.registry import open_registry
+from schemas.settings import Settings
+from streams.announce import champion
+from streams.cli.assembly import assembled, start_delivery
+from streams.cli.named import Named
+from streams.local.child import ChildProcess
+from streams.local.kafka import EmbeddedCluster, EmbeddedKafka
+from streams.local.server import EmbeddedServer
+from streams.local.store import EmbeddedStore
+from streams.local.tree import LocalStack
+from streams.telemetry import read_reports
+from tests.chaos.rounds import restless_flights
+from tests.chaos.rounds.link import Link
+from tests.chaos.rounds.schedule import SESSION_S, TRANSACTION_S, Schedule
+from tests.chaos.rounds.watch import Watch
+
+PIPELINE = restless_flights.restless_flights
+REFERENCE = str(Path(restless_flights.__file__))
+WORKED_S_MAX = 15.0
+"""How long a kill waits for its victim to have worked since it started."""
+DISK_MIB = 2_048
+CLOCK_S = {"clock ahead": 3_600, "clock back": -600}
+
+
+def impossible() -> frozenset[str]:
+    """Faults that cannot be brought about here, by a user who is not root or without libfaketime."""
+    found: set[str] = set()
+    if os.geteuid() != 0 or sys.platform != "linux":
+        found |= {"store's disk full", "broker's disk full"}
+    if not _faketime():
+        found |= set(CLOCK_S)
+    return frozenset(found)
+
+
+def _faketime() -> str:
+    places = ["/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime"]
+    names = [f"{place}/libfaketimeMT.so.1" for place in places]
+    return next((name for name in names if Path(name).exists()), "")
+
+
+@dataclass
+class World:
+    """One round's servers, workers and links.
+
+    Attributes:
+        kills: Processes that got SIGKILL, by role.
+        troubles: What could not be done, in words; a round with any is no proof.
+    """
+
+    folder: Path
+    schedule: Schedule
+    kills: dict[str, int] = field(default_factory=dict)
+    troubles: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["World"]:
+        """Start everything; stop it in order when left."""
+        with contextlib.ExitStack() as stack:
+            self._clock = self.folder / "clock"
+            self._servers = threading.RLock()
+            self.store = EmbeddedStore(self._disk(stack, "store") / "data")
+            stack.enter_context(self.store)
+            self.brokers = self._brokers(stack)
+            self.store_link = stack.enter_context(Link(self.store.port))
+            if any(step.fault in CLOCK_S for step in self.schedule.steps):
+                stack.callback(self._real_clock)
+                self._fake_clock()
+            settings = Settings(
+                home=self.folder / "home",
+                kafka=self._kafka,
+                clickhouse=f"http://127.0.0.1:{self.store_link.port}",
+                replication=self.schedule.brokers,
+                session_timeout_ms=int(SESSION_S * 1000),
+                transaction_timeout_ms=int(TRANSACTION_S * 1000),
+            )
+            named = [Named.load(REFERENCE)]
+            self.tree: LocalStack = stack.enter_context(assembled(settings, named, workers=2))
+            start_delivery(self.tree, named)
+            self.settings = self.tree.settings
+            self.watch = stack.enter_context(Watch(PIPELINE, self.settings))
+            self.versions = self.copies()
+            yield self
+
+    def _disk(self, stack: contextlib.ExitStack, name: str) -> Path:
+        """A folder; on a disk of its own if the schedule fills it."""
+        folder = self.folder / name
+        folder.mkdir(parents=True)
+        wanted = "store's disk full" if name == "store" else "broker's disk full"
+        if any(step.fault == wanted for step in self.schedule.steps):
+            size = f"size={DISK_MIB}m"
+            subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], check=True)
+            stack.callback(subprocess.run, ["umount", "-l", folder], check=True)
+        return folder
+
+    def _brokers(self, stack: contextlib.ExitStack) -> list[EmbeddedKafka]:
+        self.kafka_link: Link | None = None
+        if self.schedule.brokers > 1:
+            cluster = stack.enter_context(
+                EmbeddedCluster(self.folder / "kafka", nodes=self.schedule.brokers)
+            )
+            self._kafka = cluster.address
+            return cluster.nodes
+        kafka = EmbeddedKafka(self._disk(stack, "kafka") / "data")
+        self.kafka_link = stack.enter_context(Link(kafka.port))
+        kafka.advertised_port = self.kafka_link.port
+        self._kafka = kafka.address
+        stack.enter_context(kafka)
+        return [kafka]
+
+    def copies(self) -> list[tuple[str, str]]:
+        """The first model under two more names, with the digests that announcements need."""
+        registry = open_registry(self.settings)
+        first = asyncio.run(champion(self.settings, PIPELINE.name))
+        assert first is not None
+        manifest, module = registry.load(PIPELINE.name, first.version)
+        return [
+            registry.publish(msgspec.structs.replace(manifest, seed=1000 + i), module.state_dict())
+            for i in range(2)
+        ]
+
+    # -- servers: nobody but us starts them again
+
+    def begin(self, server: EmbeddedServer) -> None:
+        """Start a server that was killed; its clock is the real one."""
+        with self._servers:
+            faked = os.environ.pop("LD_PRELOAD", None)
+            try:
+                server.begin()
+            finally:
+                if faked is not None:
+                    os.environ["LD_PRELOAD"] = faked
+
+    def set_clock(self, seconds: int) -> None:
+        """Let the clocks of all workers jump."""
+        draft = self._clock.with_suffix(".draft")
+        draft.write_text(f"{seconds:+d}\n", encoding="utf-8")
+        draft.replace(self._clock)
+
+    def _fake_clock(self) -> None:
+        self.set_clock(0)
+        os.environ.update(
+            LD_PRELOAD=_faketime(),
+            FAKETIME_TIMESTAMP_FILE=str(self._clock),
+            FAKETIME_CACHE_DURATION="1",
+            FAKETIME_DONT_FAKE_MONOTONIC="1",
+        )
+
+    def _real_clock(self) -> None:
+        for name in list(os.environ):
+            if name == "LD_PRELOAD" or name.startswith("FAKETIME"):
+                del os.environ[name]
+
+    # -- workers
+
+    def pid(self, worker: str) -> int:
+        """The process that works under this short name now."""
+        return self.tree.pids[f"{PIPELINE.name}-{worker}"]
+
+    def extra(self, role: str, name: str) -> ChildProcess:
+        """One more worker, which nobody starts again."""
+        program = [sys.executable, "-P", "-m", "streams.cli.main", "worker", role]
+        return ChildProcess(
+            [*program, "--pipeline", REFERENCE, "--name", f"{PIPELINE.name}-{name}"],
+            log=self.settings.home / "logs" / f"extra-{name}.log",
+            env={**os.environ, **self.settings.environment()},
+        )
+
+    def kill(self, worker: str) -> None:
+        """kill -9, once the worker has done something since it started or `WORKED_S_MAX` is over:
+        a kill during start-up proves less."""
+        name, deadline = f"{PIPELINE.name}-{worker}", time.monotonic() + WORKED_S_MAX
+        while time.monotonic() < deadline:
+            report = next(
+                (r for r in read_reports(self.settings.run_folder) if r.name == name), None
+            )
+            if report and report.pid == self.pid(worker) and report.counters.get("uptime_s", 1):
+                done = report.counters.get("records", 0) + report.counters.get("inserts", 0)
+                if done or (worker.startswith("deliver") and report.state == "running"):
+                    break
+            time.sleep(0.05)
+        self.strike(self.pid(worker), worker.split("-", maxsplit=1)[0])
+
+    def strike(self, pid: int, role: str) -> None:
+        """SIGKILL to a process, counted if it was there."""
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        self.kills[role] = self.kills.get(role, 0) + 1
