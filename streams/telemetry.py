@@ -35,6 +35,7 @@ class Report(msgspec.Struct, kw_only=True):
         since_ms: Since when it has been in this state.
         updated_at_ms: When this report was written.
         counters: Totals since the process started, units in the names.
+        partitions: What it works on, ``topic/partition`` each; empty for what has none.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Report(msgspec.Struct, kw_only=True):
     since_ms: int
     updated_at_ms: int
     counters: dict[str, float]
+    partitions: list[str] = msgspec.field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -62,6 +64,7 @@ class Reporter:
     since_ms: int = 0
     counters: "defaultdict[str, float]" = None  # type: ignore[assignment]  # set in __post_init__
     pid: int = field(default_factory=os.getpid)
+    partitions: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Start with nothing counted."""
@@ -98,6 +101,7 @@ class Reporter:
             since_ms=self.since_ms,
             updated_at_ms=int(self.clock() * 1000),
             counters=dict(self.counters),
+            partitions=self.partitions,
         )
         path = self.path
         draft = path.with_suffix(".draft")

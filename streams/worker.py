@@ -26,6 +26,7 @@ from schemas.loading import load_pipeline
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from schemas.topics import models_topic
+from streams.standing import Standing
 from streams.telemetry import Reporter, configure_logging
 from streams.transport import preflight
 from streams.transport.consumer import PartitionOwner
@@ -90,12 +91,8 @@ async def _run(role: Role, pipeline: Pipeline, settings: Settings, reporter: Rep
 async def _work(
     role: Role, pipeline: Pipeline, settings: Settings, reporter: Reporter, stop: asyncio.Event
 ) -> int:
-    build = {
-        "score": _build_score,
-        "join": _build_join,
-        "learn": _build_learn,
-        "land": _build_land,
-    }[role]
+    builds = {"score": _build_score, "join": _build_join, "learn": _build_learn}
+    build = builds.get(role, _build_land)
     ready = asyncio.create_task(build(pipeline, settings, reporter))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -109,10 +106,12 @@ async def _work(
     reporter.change("starting", "joining the consumer group")
     tasks = [asyncio.create_task(item) for item in background]
     await app.start()
+    standing = Standing(reporter)
     try:
         while not stop.is_set() and not app.should_stop and not any(t.done() for t in tasks):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 0.25)
+            standing.look(app)
         for task in tasks:
             if task.done():
                 task.result()

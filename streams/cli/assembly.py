@@ -44,6 +44,7 @@ def assembled(
     from models.online import check_learner
     from streams.local.ports import free_port
     from streams.local.tree import LocalStack
+    from streams.local.watching import Watching
     from streams.telemetry import configure_logging
 
     configure_logging(settings.log_format, level=logging.WARNING)
@@ -78,7 +79,8 @@ def assembled(
         # Only now: their imports would take the processor from the first training.
         for child in _children(named, FOLLOWING, 1):
             stack.add(child)
-        yield stack
+        with Watching(stack, stack.settings, [item.pipeline for item in named]):
+            yield stack
 
 
 def start_delivery(stack: "LocalStack", named: Sequence[Named]) -> None:

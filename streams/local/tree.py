@@ -78,6 +78,7 @@ class _Worker:
     process: ChildProcess
     restarts: Restarts
     ended_how: str = ""
+    stalled_why: str = ""
 
 
 @dataclass(slots=True)
@@ -137,6 +138,16 @@ class LocalStack:
             assert child.name not in self._workers, f"two children named {child.name}"
             started = Restarts(started_s=time.monotonic())
             self._workers[child.name] = _Worker(child, self._spawn(child), started)
+
+    def replace(self, name: str, pid: int, why: str) -> None:
+        """Kill process ``pid`` of the worker ``name``, so that it starts again; see `Watching`."""
+        with self._lock:
+            worker = self._workers.get(name)
+            if worker is None or worker.process.pid != pid or self._closing.is_set():
+                return
+            _log.warning("worker stalls and is replaced", worker=name, pid=pid, why=why)
+            worker.stalled_why = why
+            worker.process.kill()
 
     def run_forever(self, until: Callable[[], bool] | None = None) -> None:
         """Return when ``until`` says so, or at Ctrl-C or SIGTERM; watches meanwhile and before."""
@@ -235,7 +246,12 @@ class LocalStack:
                 "worker ended", worker=name, exit_code=code, restart_in_s=wait_s, log=log_tail
             )
             last = log_tail.splitlines()[-1] if log_tail else "(empty)"
-            worker.ended_how = f"ended with exit_code={code}; its log ends: {last}"
+            worker.ended_how = (
+                f"was killed because {worker.stalled_why}"
+                if worker.stalled_why
+                else f"ended with exit_code={code}; its log ends: {last}"
+            )
+            worker.stalled_why = ""
             _report_death(self.settings.run_folder, worker, now_s)
         elif restarts.due_s is not None and now_s >= restarts.due_s:
             try:

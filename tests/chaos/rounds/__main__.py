@@ -39,7 +39,7 @@ def main(
     Example:
       python -m tests.chaos.rounds --rounds 5 --seed 7
     """
-    out, without = Console(), impossible()
+    out, without = Console(width=120), impossible()
     if without:
         out.print(f"[yellow]left out here: {', '.join(sorted(without))}[/yellow]")
     done: list[Round] = []

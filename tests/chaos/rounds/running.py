@@ -76,7 +76,7 @@ def run_round(
                 result.outcomes += bring_about(world, schedule, say)
             finally:
                 traffic.stop()
-            say("judged")
+            say("judging")
             result.verdict = judge(world, traffic)
     except Exception as cause:
         result.error = f"{type(cause).__name__}: {cause}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from streams.local.kafka import EmbeddedCluster, EmbeddedKafka
 from streams.local.server import EmbeddedServer
 from streams.local.store import EmbeddedStore
 from streams.local.tree import LocalStack
-from streams.telemetry import read_reports
+from streams.telemetry import configure_logging, read_reports
 from tests.chaos.rounds import restless_flights
 from tests.chaos.rounds.link import Link
 from tests.chaos.rounds.schedule import SESSION_S, TRANSACTION_S, Schedule
@@ -91,6 +92,7 @@ class World:
             )
             named = [Named.load(REFERENCE)]
             self.tree: LocalStack = stack.enter_context(assembled(settings, named, workers=2))
+            configure_logging("human", level=logging.ERROR)  # that workers die is no news here
             start_delivery(self.tree, named)
             self.settings = self.tree.settings
             self.watch = stack.enter_context(Watch(PIPELINE, self.settings))
