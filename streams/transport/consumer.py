@@ -234,8 +234,10 @@ class Consumer(driver.Consumer):
         await super().seek(partition, offset)
 
     async def _settle(self) -> None:
-        """Ask once for the stable offsets of unsettled partitions, and start those that have
-        one.
+        """Ask once for the stable offsets of unsettled partitions, and start those that have one.
+
+        While it waits, partitions may be revoked and others assigned: what was asked under the old
+        assignment says nothing about the new one, which has a set of its own.
         """
         waiting = self._unsettled & self.assignment()
         self._unsettled = waiting
@@ -251,9 +253,10 @@ class Consumer(driver.Consumer):
             self._told_unstable = True
             log.info("waiting for the end of a transaction", partitions=len(waiting) - len(stable))
         for tp, committed in stable.items():
-            if tp not in self._unsettled:
+            if tp in waiting:
+                await self._thread.call_thread(self._thread.seek_to, tp, committed.offset)
+            if self._unsettled is not waiting or tp not in waiting:
                 continue
-            await self._thread.call_thread(self._thread.seek_to, tp, committed.offset)
             self._read_offset[tp] = committed.offset if committed.offset > 0 else None
             self._unsettled.discard(tp)
             if self.owner is not None:

@@ -1,0 +1,76 @@
+"""Where an owned partition starts: asked under one assignment, it says nothing about the next."""
+
+import asyncio
+
+import pytest
+from aiokafka.structs import OffsetAndMetadata
+from faust.types import TP
+
+from tests.unit.test_transport_book import make_consumer
+
+A, B = TP("events", 0), TP("events", 1)
+
+
+class Owner:
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def settled(self, tp, committed):
+        self.told.append((tp, committed.offset))
+
+    async def revoked(self, tps):
+        self.told.append(("revoked", tps))
+
+
+class Thread:
+    """Answers at once, but lets ``meanwhile`` happen before the answer of one method arrives."""
+
+    def __init__(self, meanwhile, during):
+        self.meanwhile, self.during, self.offset = meanwhile, during, 5
+
+    async def call_thread(self, method, *arguments):
+        answer = await method(*arguments)
+        if method.__name__ == self.during:
+            self.during = ""
+            await self.meanwhile()
+        return answer
+
+    async def stable_offsets(self, tps):
+        return {tp: OffsetAndMetadata(self.offset, "") for tp in sorted(tps)}
+
+    async def seek_to(self, tp, offset):
+        pass
+
+
+@pytest.mark.parametrize("during", ["stable_offsets", "seek_to"])
+@pytest.mark.parametrize("again", [False, True], ids=["to another", "and given back"])
+def test_offsets_of_an_old_assignment_are_not_used(during, again):
+    """
+    Goal: an owner never hears of a partition that was just revoked, nor of an offset from before.
+
+    Method: the group revokes both partitions while the offsets are asked for, or while the consumer
+    seeks; then it assigns them again, when somebody else has committed more.
+    """
+
+    async def world():
+        owner = Owner()
+        consumer = make_consumer(owner=owner)
+        consumer.assignment = lambda: {A, B}
+
+        async def rebalance():
+            consumer._unsettled -= {A, B}
+            await owner.revoked({A, B})
+            if again:
+                consumer._thread.offset = 9
+                consumer._unsettled = {A, B}
+
+        consumer._thread = Thread(rebalance, during)
+        consumer._unsettled = {A, B}
+        await consumer._settle()
+        assert owner.told == [("revoked", {A, B})]
+        await consumer._settle()
+        assert owner.told[1:] == ([(A, 9), (B, 9)] if again else [])
+
+    asyncio.run(world())
