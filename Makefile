@@ -9,7 +9,8 @@ UV := .tools/bin/uv
 RUN := .venv/bin/
 ARGS ?=
 COUNT ?= 1000000
-SEED ?= 1
+ROUNDS ?= 5
+SEED ?= 7
 
 # Other projects' modules and settings must not leak into this one's environment.
 unexport PYTHONPATH
@@ -18,7 +19,7 @@ unexport VIRTUAL_ENV
 unexport CONDA_PREFIX
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test chaos fuzz lint type bench lock clean help
+.PHONY: setup demo test slow chaos fuzz lint type bench lock clean help
 
 setup: .venv/ready.stamp .venv/kafka.stamp  ## build .venv and fetch Kafka's jars (done by every other target, too)
 
@@ -28,10 +29,13 @@ demo: setup  ## run flights through Kafka, a model and ClickHouse, and stay up (
 test: setup  ## run all tests, with the real broker and the real store (ARGS="-k name")
 	$(RUN)python -m pytest -m "not slow" $(ARGS)
 
-chaos: setup  ## run the long tests that make test leaves out
+slow: setup  ## run the long tests that make test leaves out
 	$(RUN)python -m pytest -m slow $(ARGS)
 
-fuzz: setup  ## give every door that takes bytes from outside a million inputs (COUNT=1000000 SEED=1)
+chaos: setup  ## let everything die in seeded rounds and check that nothing is lost (ROUNDS=5 SEED=7)
+	$(RUN)python -m tests.chaos.rounds --rounds $(ROUNDS) --seed $(SEED) $(ARGS)
+
+fuzz: setup  ## give every door that takes bytes from outside a million inputs (COUNT=1000000 SEED=7)
 	$(RUN)python -m tests.fuzz --count $(COUNT) --seed $(SEED) $(ARGS)
 
 lint: setup  ## check style, formatting and who may import whom

@@ -45,13 +45,14 @@ def bring_about(world: World, schedule: Schedule, say: Callable[[str], None]) ->
     for number, step in enumerate(schedule.steps, 1):
         time.sleep(step.pause_s)
         say(f"{number}/{len(schedule.steps)} {' '.join((step.fault, *step.victims))}")
-        since = time.monotonic()
-        with _fault(world, step):
-            middle = step.duration_s / 2
-            time.sleep(middle)
-            for victim in step.meanwhile:
-                world.kill(victim)
-            time.sleep(middle)
+        if step.fault == "kill":
+            since = world.kill(*step.victims)
+        else:
+            since = time.monotonic()
+            with _fault(world, step):
+                time.sleep(step.duration_s / 2)
+                world.kill(*step.meanwhile)
+                time.sleep(step.duration_s / 2)
         outcomes.append(Outcome(step, _resumed(world, step, since)))
     return outcomes
 
@@ -77,11 +78,7 @@ def _resumed(world: World, step: Step, since: float) -> dict[str, float]:
 @contextmanager
 def _fault(world: World, step: Step) -> Iterator[None]:
     """The fault holds inside and is over after."""
-    if step.fault == "kill":
-        for victim in step.victims:
-            world.kill(victim)
-        yield
-    elif step.fault in LINKED:
+    if step.fault in LINKED:
         where, mode = LINKED[step.fault]
         link = world.store_link if where == "store" else world.kafka_link
         assert isinstance(link, Link)

@@ -109,7 +109,7 @@ def drawn(
     faults = [f for f in (*OF_THE_STORE, *OF_WORKERS, *own, SWAP) if f not in without]
     # A shuffled deck for each number of brokers, dealt on from round to round: none is left out.
     deck = random.Random(f"{seed}/{brokers}").sample(faults, len(faults))
-    dealt = (number - number // 3 - (brokers == 3)) if brokers == 1 else number // 3
+    dealt = number - (number + 1) // 3 if brokers == 1 else number // 3  # rounds before
     others = steps - round(steps * kills_share)
     chosen = [deck[(dealt * others + i) % len(deck)] for i in range(others)]
     chosen += ["kill"] * (steps - others)

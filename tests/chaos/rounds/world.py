@@ -183,20 +183,26 @@ class World:
             env={**os.environ, **self.settings.environment()},
         )
 
-    def kill(self, worker: str) -> None:
-        """kill -9, once the worker has done something since it started or `WORKED_S_MAX` is over:
-        a kill during start-up proves less."""
+    def await_work(self, worker: str) -> None:
+        """Return when the worker has done something since it started, or after `WORKED_S_MAX`: a
+        kill during start-up proves less."""
         name, deadline = f"{PIPELINE.name}-{worker}", time.monotonic() + WORKED_S_MAX
         while time.monotonic() < deadline:
-            report = next(
-                (r for r in read_reports(self.settings.run_folder) if r.name == name), None
-            )
-            if report and report.pid == self.pid(worker) and report.counters.get("uptime_s", 1):
+            for report in read_reports(self.settings.run_folder):
                 done = report.counters.get("records", 0) + report.counters.get("inserts", 0)
-                if done or (worker.startswith("deliver") and report.state == "running"):
-                    break
+                busy = done or (report.role == "deliver" and report.state == "running")
+                if report.name == name and report.pid == self.pid(worker) and busy:
+                    return
             time.sleep(0.05)
-        self.strike(self.pid(worker), worker.split("-", maxsplit=1)[0])
+
+    def kill(self, *workers: str) -> float:
+        """kill -9 of all of them, once each has worked; the moment of the first."""
+        for worker in workers:
+            self.await_work(worker)
+        since = time.monotonic()
+        for worker in workers:
+            self.strike(self.pid(worker), worker.split("-", maxsplit=1)[0])
+        return since
 
     def strike(self, pid: int, role: str) -> None:
         """SIGKILL to a process, counted if it was there."""
