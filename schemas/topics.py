@@ -4,7 +4,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 MODELS = "tidemill.models"
-"""The one topic that is not of a pipeline: which model version answers for which pipeline."""
+"""Which model version answers for which pipeline; like `AUDIT` it belongs to no pipeline."""
+
+AUDIT = "tidemill.audit"
+"""Every control action, each entry chained to the one before; nothing is ever deleted from it."""
+
+FOREVER_MS = -1
+"""Kafka's word for a retention without an end."""
 
 MESSAGE_BYTES_MAX = 8 << 20
 """Largest message on topics that carry batches or other people's rejected bytes (8 MiB)."""
@@ -170,3 +176,19 @@ def models_topic() -> Topic:
         partitions=1,
         cleanup="compact",
     )
+
+
+def audit_topic() -> Topic:
+    """The topic of `AUDIT`: one partition, so that it has one order."""
+    return Topic(
+        name=AUDIT,
+        record="JSON audit entry, signed in a header",
+        key="number of the entry",
+        partitions=1,
+        retention_ms=FOREVER_MS,
+    )
+
+
+def control_topics() -> tuple[Topic, ...]:
+    """The topics that all pipelines share."""
+    return (models_topic(), audit_topic())

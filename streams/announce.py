@@ -1,8 +1,8 @@
 """Announces on the compacted topic which versions answer: workers follow within seconds.
 
-Writers are fenced: all that write for one pipeline share a transactional id, so of two at once the
-one that started first is refused by the broker, and each has read everything that was committed
-before it. Epochs therefore grow by one and none is used twice.
+Writers are fenced: all share a transactional id, so of two at once the one that started first is
+refused by the broker, and each has read everything that was committed before it. Epochs therefore
+grow by one and none is used twice.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from schemas.manifest import ANNOUNCEMENT_SIGNATURE, Announcement, NamedVersion
 from schemas.settings import Settings
 from schemas.topics import MODELS
 from streams.committed import CommittedReader, Record
+from streams.rights import CONTROL_ID
 
 TIMEOUT_S = 30.0
 """For each of: connecting, reading the topic, sending."""
@@ -106,7 +107,7 @@ async def _change(settings: Settings, pipeline: str, how: Change) -> Announcemen
     keyring = load_keyring(settings.signing_key_file, settings.trusted_keys)
     producer = AIOKafkaProducer(
         **settings.kafka_client_options(),
-        transactional_id=f"tidemill-models-{pipeline}",
+        transactional_id=CONTROL_ID,
         transaction_timeout_ms=int(TIMEOUT_S * 1000),
     )
     try:

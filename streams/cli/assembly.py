@@ -151,14 +151,14 @@ def prepare(settings: Settings, named: Sequence[Named]) -> None:
     Raises:
         SetupError, TransientError: it could not be created.
     """
-    from schemas.topics import models_topic
+    from schemas.topics import control_topics
     from streams.store.client import connect
     from streams.store.migrations import migrate
     from streams.store.views import create_views
     from streams.transport.administration import create_topics
 
     topics = [topic for item in named for topic in item.pipeline.topics.all()]
-    create_topics(settings, [*topics, models_topic()])
+    create_topics(settings, [*topics, *control_topics()])
     migrate(settings)
     client = connect(settings)
     try:

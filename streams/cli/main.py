@@ -26,6 +26,7 @@ COMMANDS = {
     "kafka": "Run one of Kafka's own console tools on the running broker.",
     "deliver": "Train, try and judge unattended; `up` does it by itself.",
     "worker": "Run one worker in the foreground.",
+    "acl": "Print or set the rights that each role needs on the brokers.",
     "bench": "Measure this machine, paired with what people would use instead.",
 }
 """Kept here and not in the modules, so that `tidemill --help` imports none of them."""

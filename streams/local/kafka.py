@@ -117,14 +117,21 @@ class EmbeddedKafka(EmbeddedServer):
         """Say whether it serves as a live member of its whole cluster."""
         return live_brokers("127.0.0.1", self.port) >= max(1, len(self._voters))
 
+    def security(self) -> dict[str, object]:
+        """Broker settings that say who may talk to its listeners, CLIENTS and CONTROLLER."""
+        return {"listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT"}
+
+    def first_users(self) -> list[str]:
+        """Options of Kafka's storage tool that create users before the first start."""
+        return []
+
     def _format(self) -> None:
         """Make ``data`` as a whole or not at all: format a draft and rename it."""
         draft = self.folder / "data.draft"
         shutil.rmtree(draft, ignore_errors=True)
         properties = self._write_properties("format.properties", draft)
-        answer = run_tool(
-            "storage", ["format", "--cluster-id", self._cluster_id, "--config", str(properties)]
-        )
+        options = ["--cluster-id", self._cluster_id, "--config", str(properties)]
+        answer = run_tool("storage", ["format", *options, *self.first_users()])
         if answer.returncode != 0:
             raise SetupError(
                 f"could not format the folder of the embedded broker; folder={self.folder}\n"
@@ -141,10 +148,12 @@ class EmbeddedKafka(EmbeddedServer):
                 ",".join(self._voters) or f"{self._node_id}@127.0.0.1:{controller_port}"
             ),
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "listeners": f"CLIENTS://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller_port}",
+            "advertised.listeners": f"CLIENTS://{self.address}",
+            "inter.broker.listener.name": "CLIENTS",
             "log.dirs": data,
             **_SETTINGS,
+            **self.security(),
         }
         for topic in ("offsets.topic", "transaction.state.log", "share.coordinator.state.topic"):
             settings[f"{topic}.replication.factor"] = self._replication
@@ -161,8 +170,6 @@ class EmbeddedKafka(EmbeddedServer):
 
 
 _SETTINGS: dict[str, object] = {
-    "inter.broker.listener.name": "PLAINTEXT",
-    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
     # After kill -9 a restart waits until the old registration has expired: 9 s by default. The
     # heartbeat must be at most half of the session.
     "broker.session.timeout.ms": 3000,

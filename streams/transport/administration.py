@@ -1,7 +1,7 @@
 """Creates topics and asks about them. kafka-python does this well; it never touches data."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
@@ -11,17 +11,36 @@ from schemas.settings import Settings
 from schemas.topics import Topic
 
 REQUEST_MS_MAX = 15_000
+LOGIN_HINT = (
+    "If it runs, it may not let us in: check TIDEMILL_KAFKA_SECURITY, TIDEMILL_KAFKA_USERNAME, "
+    "TIDEMILL_KAFKA_PASSWORD and TIDEMILL_KAFKA_CA."
+)
 
 
-def _client(settings: Settings) -> KafkaAdminClient:
+@contextlib.contextmanager
+def administration(settings: Settings) -> Iterator[KafkaAdminClient]:
+    """A client for administration, closed when left.
+
+    Raises:
+        KafkaUnavailable: no broker answered, or none let us in.
+    """
     try:
-        return KafkaAdminClient(
+        client = KafkaAdminClient(
             **settings.kafka_client_options(),
             request_timeout_ms=REQUEST_MS_MAX,
+            bootstrap_timeout_ms=REQUEST_MS_MAX,
             client_id="tidemill-administration",
         )
     except KafkaError as cause:
-        raise KafkaUnavailable(f"could not reach Kafka at {settings.kafka}: {cause!r}") from cause
+        hint = "" if settings.kafka_security == "PLAINTEXT" else f". {LOGIN_HINT}"
+        raise KafkaUnavailable(
+            f"could not reach Kafka at {settings.kafka}: {cause!r}{hint}"
+        ) from cause
+    try:
+        yield client
+    finally:
+        with contextlib.suppress(Exception):
+            client.close()
 
 
 def create_topics(settings: Settings, topics: Iterable[Topic]) -> list[str]:
@@ -33,17 +52,14 @@ def create_topics(settings: Settings, topics: Iterable[Topic]) -> list[str]:
         PreflightError: a topic exists with another number of partitions, or may not be created.
     """
     wanted = {topic.name: topic for topic in topics}
-    client = _client(settings)
-    try:
-        existing = _partitions(client, wanted)
-        missing = [topic for name, topic in wanted.items() if name not in existing]
-        for topic in missing:
-            _create(client, topic, replication=settings.replication)
-    except KafkaError as cause:
-        raise KafkaUnavailable(f"could not create topics: {cause!r}") from cause
-    finally:
-        with contextlib.suppress(Exception):
-            client.close()
+    with administration(settings) as client:
+        try:
+            existing = _partitions(client, wanted)
+            missing = [topic for name, topic in wanted.items() if name not in existing]
+            for topic in missing:
+                _create(client, topic, replication=settings.replication)
+        except KafkaError as cause:
+            raise KafkaUnavailable(f"could not create topics: {cause!r}") from cause
     for name, count in existing.items():
         if count != wanted[name].partitions:
             raise PreflightError(

@@ -65,7 +65,8 @@ PUBLIC = {
     "training": "Check Gate JOB LATENCY_ROWS PROGRESS Progress RESULT ROWS Recipe RowsSource RunResult "
     "SOURCE State TrainingJob Verdict decode_job decode_verdict",
     "undecodable": "UNDECODABLE",
-    "topics": "DAY_MS MESSAGE_BYTES_MAX MODELS PipelineTopics Topic models_topic",
+    "topics": "AUDIT DAY_MS FOREVER_MS MESSAGE_BYTES_MAX MODELS PipelineTopics Topic audit_topic control_topics "
+    "models_topic",
 }
 
 

@@ -1,0 +1,133 @@
+"""Event, score, row over TLS and passwords, each process with no more rights than its role's."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Producer
+
+from streams.store.client import connect
+from streams.telemetry import read_reports
+from tests.doors.conftest import NAME, Vault, wait_for
+
+WORKERS = ("score", "join", "learn", "land")
+EVENTS = 200
+PASSENGERS = 20
+
+
+@contextmanager
+def running(vault: Vault, *roles: str) -> Iterator[None]:
+    """Workers of these roles, each with its own user; running when entered."""
+    with ExitStack() as stack:
+        processes = {role: stack.enter_context(_worker(vault, role)) for role in roles}
+
+        def ready() -> bool:
+            for role, process in processes.items():
+                assert process.poll() is None, log(vault, role).read_text()
+            reports = read_reports(vault.base.run_folder)
+            return set(roles) <= {r.role for r in reports if r.state == "running"}
+
+        wait_for("running workers", ready)
+        yield
+
+
+@contextmanager
+def _worker(vault: Vault, role: str) -> Iterator[subprocess.Popen[bytes]]:
+    line = [sys.executable, "-P", "-m", "streams.cli.main", "worker", role]
+    with log(vault, role).open("ab") as output:
+        process = subprocess.Popen(
+            [*line, "--pipeline", vault.named.reference, "--name", f"{NAME}-{role}-0"],
+            env={
+                "PATH": "/usr/bin:/bin",
+                "HOME": str(vault.folder),
+                **vault.as_(role).environment(),
+            },
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def log(vault: Vault, role: str) -> Path:
+    return vault.folder / f"{role}.log"
+
+
+@pytest.fixture(scope="session")
+def travelled(vault: Vault) -> Vault:
+    """The vault after events and labels have passed through everything."""
+    now_ms = time.time_ns() // 1_000_000
+    producer = Producer(vault.client("producer", **{"enable.idempotence": True}))
+    for i in range(EVENTS):
+        key = f"p-{i % PASSENGERS}"
+        event = {
+            "event_id": f"e{i}", "event_time_ms": now_ms - 1000 + i, "card": key,
+            "amount_eur": 1.5 * i, "country": "FI",
+        }  # fmt: skip
+        label = {"event_id": f"e{i}", "value": i % 2, "label_time_ms": now_ms}
+        partition = (i % PASSENGERS) % 2
+        producer.produce(f"{NAME}.events", json.dumps(event), key=key, partition=partition)
+        producer.produce(f"{NAME}.labels", json.dumps(label), key=key, partition=partition)
+    producer.produce(f"{NAME}.events", b"{broken", key="p-0", partition=0)
+    assert producer.flush(60) == 0
+    client = connect(vault.base)
+    with running(vault, *WORKERS):
+        for table, count in (
+            ("scored", EVENTS),
+            ("labels", EVENTS),
+            ("examples", EVENTS),
+            ("dead_letters", 1),
+        ):
+            sql = f"SELECT count() >= {count} FROM {table} WHERE pipeline = '{NAME}'"
+            wait_for(f"{count} rows in {table}", lambda sql=sql: client.command(sql))
+    client.close()
+    return vault
+
+
+def test_every_event_becomes_one_row(travelled: Vault) -> None:
+    """The whole path, from a producer with a password to SQL."""
+    client = connect(travelled.base)
+    sql = f"SELECT count(), uniqExact(event_id), min(score) FROM scored WHERE pipeline = '{NAME}'"
+    assert client.query(sql).result_rows == [(EVENTS, EVENTS, 0.25)]
+    client.close()
+
+
+def test_a_reader_gets_every_prediction(travelled: Vault) -> None:
+    """With a group of its own and READ on one topic, nothing more."""
+    group = f"{NAME}.reader.test"
+    options = {"group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False}
+    consumer = Consumer(travelled.client("reader", **options))
+    consumer.subscribe([f"{NAME}.predictions"])
+    found = set()
+    deadline = time.monotonic() + 60
+    while len(found) < EVENTS and time.monotonic() < deadline:
+        found |= {json.loads(m.value())["event_id"] for m in consumer.consume(500, timeout=1)}
+    consumer.close()
+    assert found == {f"e{i}" for i in range(EVENTS)}
+
+
+def test_the_books_are_exact_for_who_may_only_look(travelled: Vault) -> None:
+    """`reconcile` and `status` work with the rights of the dashboard, and show no password."""
+    books = travelled.tidemill("dashboard", "reconcile", travelled.named.reference)
+    assert books.returncode == 0, books.stdout + books.stderr
+    shown = travelled.tidemill("dashboard", "status", "--json")
+    assert json.loads(shown.stdout)["kafka_state"] == "ok", shown.stdout
+    for done in (books, shown):
+        assert travelled.as_("dashboard").kafka_password not in done.stdout + done.stderr
+
+
+def test_no_password_is_in_any_log(travelled: Vault) -> None:
+    """Neither in those of the workers nor in what lies in the home."""
+    passwords = [p.encode() for p in travelled.broker.passwords.values()]
+    for file in travelled.folder.rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            assert not [p for p in passwords if p in content], file
