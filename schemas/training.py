@@ -206,6 +206,11 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         validation_loss: The best so far.
         examples_per_s: Over all ranks, since the last line.
         seconds_left: At most, as it looks now.
+        learning_rate: Of the step that was taken last.
+        gradient_norm: Length of the gradient of the mean loss over all weights, before the step:
+            the mean of every eighth step since the last line.
+        cpu_cores: Seconds of processor time a second over all ranks, since the last line.
+        memory_bytes: Resident memory of all ranks together.
     """
 
     run: str
@@ -223,6 +228,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     validation_loss: float | None = None
     examples_per_s: float | None = None
     seconds_left: float | None = None
+    learning_rate: float | None = None
+    gradient_norm: float | None = None
+    cpu_cores: float | None = None
+    memory_bytes: int | None = None
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,6 +42,9 @@ class ProgressLog:
         self._written_at = -LINE_S_MIN
         self._counted_at = clock()
         self._rows = 0
+        self._cpu_s: float | None = None
+        self._gradients: list[float] = []
+        self._gradient_norm: float | None = None
 
     def say(self, state: State, detail: str = "", **facts: Any) -> None:
         """Write a line now."""
@@ -57,16 +60,44 @@ class ProgressLog:
             file.write(msgspec.json.encode(line) + b"\n")
         self._written_at = self._clock()
 
-    def step(self, *, rows: int, steps_left: int, **facts: Any) -> None:
-        """Count ``rows`` of one step; write a line if one is due."""
+    def step(
+        self,
+        *,
+        rows: int,
+        steps_left: int,
+        cpu_s: float,
+        memory_bytes: float,
+        gradient_norm: float | None = None,
+        **facts: Any,
+    ) -> None:
+        """Count ``rows`` of one step; write a line if one is due.
+
+        ``cpu_s`` is the processor time of all ranks since their start. Where no step since the last
+        line had a ``gradient_norm``, the line repeats the one before.
+        """
         self._rows += rows
+        if gradient_norm is not None:
+            self._gradients.append(gradient_norm)
         now = self._clock()
         if now - self._written_at < LINE_S_MIN:
+            self._cpu_s = cpu_s if self._cpu_s is None else self._cpu_s
             return
-        rate = self._rows / max(now - self._counted_at, 1e-9)
+        took_s = max(now - self._counted_at, 1e-9)
+        rate = self._rows / took_s
         left = steps_left * rows / rate if rate else None
-        self._counted_at, self._rows = now, 0
-        self.say("training", examples_per_s=rate, seconds_left=left, **facts)
+        cores = None if self._cpu_s is None else max(0.0, cpu_s - self._cpu_s) / took_s
+        if self._gradients:
+            self._gradient_norm = sum(self._gradients) / len(self._gradients)
+        self._counted_at, self._rows, self._cpu_s, self._gradients = now, 0, cpu_s, []
+        self.say(
+            "training",
+            examples_per_s=rate,
+            seconds_left=left,
+            gradient_norm=self._gradient_norm,
+            cpu_cores=cores,
+            memory_bytes=int(memory_bytes),
+            **facts,
+        )
 
 
 def attempt() -> int:

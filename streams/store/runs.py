@@ -28,6 +28,10 @@ RUNS = pa.schema(
         pa.field("validation_loss", pa.float64()),
         pa.field("examples_per_s", pa.float64()),
         pa.field("seconds_left", pa.float64()),
+        pa.field("learning_rate", pa.float64()),
+        pa.field("gradient_norm", pa.float64()),
+        pa.field("cpu_cores", pa.float64()),
+        pa.field("memory_bytes", pa.uint64()),
     ]
 )
 """Fields as in `schemas.training.Progress`."""

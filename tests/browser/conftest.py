@@ -88,11 +88,11 @@ class Watched:
             stderr=subprocess.STDOUT,
         )
 
-    def tidemill(self, *arguments: str) -> str:
-        """One of our commands, to its end."""
+    def tidemill(self, *arguments: str, check: bool = True) -> str:
+        """One of our commands, to its end; what it printed."""
         return subprocess.run(
             [sys.executable, "-P", "-m", "streams.cli.main", *arguments],
-            env=self.environment, capture_output=True, text=True, timeout=120, check=True,
+            env=self.environment, capture_output=True, text=True, timeout=300, check=check,
         ).stdout  # fmt: skip
 
     def send(self, count: int, *, labels: bool = True) -> None:
@@ -151,7 +151,9 @@ def watched(
     process = stack.start("up", stack.pipeline)
     try:
         wait_for(
-            lambda: _dashboard(folder) != "", f"no dashboard: {(folder / 'up.log').read_text()}"
+            lambda: _dashboard(folder) != "",
+            f"no dashboard: {(folder / 'up.log').read_text()}",
+            180.0,
         )
         stack.url = _dashboard(folder)
         stack.send(EVENTS)
@@ -178,7 +180,7 @@ def browse(chromium: Any, request: pytest.FixtureRequest) -> Iterator[Callable[.
             viewport={"width": width, "height": 900}, color_scheme=scheme
         )
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on(
             "console",

@@ -170,6 +170,11 @@ def test_a_retraining_is_judged_and_promoted(demo: Running) -> None:
     )  # fmt: skip
     said = {*rows.stdout.replace('"', "").split()}
     assert {"gate", "promotion", "preparing", "judging", "done"} <= said
+    used = demo.tidemill(
+        "sql", "SELECT count() > 0, min(learning_rate) > 0, min(gradient_norm) > 0, "
+        "min(memory_bytes) > 1e8 FROM runs WHERE state = 'training'", "--format", "csv",
+    )  # fmt: skip
+    assert used.stdout.splitlines()[-1] == "1,1,1,1"
 
 
 def test_what_the_demo_tells_people_to_try_works(demo: Running) -> None:

@@ -14,12 +14,15 @@ from typing import Any
 
 import torch
 import torch._dynamo  # DDP imports it: once here instead of in every rank
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tests.unit.training_jobs import distance, history, job_in, same
 from trainers import distributed
 from trainers.checkpoint import Checkpoints
+from trainers.loop import rows_of_a_step
 from trainers.ranks import joined
-from trainers.start import TRAINED
+from trainers.start import START, TRAINED
+from trainers.windows import ENCODED, EncodedRows
 
 ports = iter(range(int(os.environ["FIRST_PORT"]), 65_535))
 warnings.simplefilter("ignore")
@@ -65,6 +68,27 @@ def without_dropout() -> None:
         return network
 
     distributed.read_network = undropped  # type: ignore[attr-defined]
+    tell = distributed.tell
+
+    def noted(log: Any, at: Any, recipe: Any, steps: int, taken: Any, **facts: Any) -> None:
+        if at.epoch == 0 and at.step == 1:
+            log._path.with_name("norm").write_text(str(taken.gradient_norm))
+        tell(log, at, recipe, steps, taken, **facts)
+
+    distributed.tell = noted
+
+
+def first_norm(folder: Path, job: Any, plan: Any) -> float:
+    """The length of the first gradient, by autograd over all rows of the step at once."""
+    without_dropout()
+    network = distributed.read_network(plan, folder / START)
+    training = plan.rows[0]
+    chosen = distributed.permutation(job.seed, 0, training)
+    chosen = chosen[: rows_of_a_step(job.recipe, training)]
+    rows = EncodedRows(folder / ENCODED, plan.spec).gather(chosen)
+    loss = binary_cross_entropy_with_logits(network.logits(*rows.x), rows.y_B)
+    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    return float(torch.cat([one.flatten() for one in gradients]).norm())
 
 
 def leaving_after(steps: int, first: Callable[[], None]) -> Callable[[], None]:
@@ -95,7 +119,7 @@ def main(root: Path) -> dict[str, Any]:
     def trained(
         name: str, ranks: int, before: Callable[[], None] = without_dropout, **recipe: Any
     ) -> Path:
-        job, plan = job_in(root / name, table, **recipe)
+        job, plan = jobs[name] = job_in(root / name, table, **recipe)
         assert run(root / name, job, plan, ranks=ranks, before=before) == [0] * ranks
         return root / name / TRAINED
 
@@ -106,6 +130,7 @@ def main(root: Path) -> dict[str, Any]:
         assert run(root / name, job, plan, ranks=then, before=first) == [0] * then
         return root / name / TRAINED
 
+    jobs: dict[str, Any] = {}
     table = history(rows=1_030)  # 642 rows in steps of 32: of three ranks one has none at the end
     alone = trained("alone", 1)
     found: dict[str, Any] = {
@@ -119,6 +144,12 @@ def main(root: Path) -> dict[str, Any]:
     undisturbed = trained("undisturbed", 2, nothing)
     found["resumed_same"] = same(undisturbed, interrupted("killed", 2, 2, nothing))
     found["differ"] = distance(alone, undisturbed)
+    # Last: from here on nothing drops out in this process either.
+    wanted = first_norm(root / "alone", *jobs["alone"])
+    norms = {
+        name: float((root / name / "norm").read_text()) for name in ("alone", "three", "sharded")
+    }
+    found["norms"] = {name: norm / wanted - 1 for name, norm in norms.items()}
     return found
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Distances between weights, by how they were trained."""
     folder = tmp_path_factory.mktemp("ranks")
     result = subprocess.run(
@@ -36,7 +37,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     "how", ["three", "accumulated", "sharded", "resumed_on_one", "resumed_on_two"]
 )
 def test_the_number_of_ranks_does_not_change_what_is_learned(
-    found: dict[str, float], how: str
+    found: dict[str, Any], how: str
 ) -> None:
     """Means are exact also where a rank has fewer rows than others, or none: only the order of sums
     differs, which is worth some units in the last place of a float32 after hundreds of steps.
@@ -44,15 +45,23 @@ def test_the_number_of_ranks_does_not_change_what_is_learned(
     assert found[how] < 1e-4
 
 
-def test_a_resumed_training_ends_with_the_same_weights(found: dict[str, float]) -> None:
+def test_a_resumed_training_ends_with_the_same_weights(found: dict[str, Any]) -> None:
     """Bit for bit, drop-out included: nothing depends on what was in memory."""
     assert found["resumed_same"] is True
 
 
-def test_the_comparisons_can_fail(found: dict[str, float]) -> None:
+def test_the_comparisons_can_fail(found: dict[str, Any]) -> None:
     """Other weights of the rows, or drop-out, give another model."""
     assert found["balanced"] > 1e-2
     assert found["differ"] > 1e-2
+
+
+def test_the_gradient_norm_is_that_of_all_rows_however_they_are_shared(
+    found: dict[str, Any],
+) -> None:
+    """Replicas have the whole gradient each, shards a part of it: both give the same length."""
+    assert set(found["norms"]) == {"alone", "three", "sharded"}
+    assert all(abs(apart) < 1e-4 for apart in found["norms"].values()), found["norms"]
 
 
 def test_weights_of_rows_balance_the_labels() -> None:

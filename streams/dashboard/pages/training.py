@@ -16,19 +16,59 @@ GROUP BY run
 ORDER BY began DESC
 LIMIT 15"""
 
-CURVE = """\
-SELECT step, training_loss, validation_loss
+OF_NEWEST = """\
+SELECT step, {columns}
 FROM runs
-WHERE pipeline = '{name}' AND step > 0
+WHERE pipeline = '{name}' AND step > 0 AND state = 'training'
     AND run = (SELECT argMax(run, at) FROM runs WHERE pipeline = '{name}' AND step > 0)
 ORDER BY step"""
 
-SPEED = """\
-SELECT step, examples_per_s
-FROM runs
-WHERE pipeline = '{name}' AND examples_per_s IS NOT NULL
-    AND run = (SELECT argMax(run, at) FROM runs WHERE pipeline = '{name}' AND step > 0)
-ORDER BY step"""
+_FROM_ZERO = {"zero": True, "area": True}
+CURVES: tuple[tuple[str, str, str, str, dict[str, object]], ...] = (
+    (
+        "curve",
+        "Loss",
+        "Nats per row. Training: mean of the pass so far. Validation: the best so far.",
+        "training_loss, validation_loss",
+        {"series": {"training_loss": "training", "validation_loss": "validation"}},
+    ),
+    (
+        "rate",
+        "Learning rate",
+        "Of each step. It falls along a cosine to a tenth of where it began.",
+        "learning_rate",
+        {"series": {"learning_rate": "learning rate"}, **_FROM_ZERO},
+    ),
+    (
+        "gradient",
+        "Gradient norm",
+        "Length before a step, mean of every eighth. One that explodes or vanishes shows here.",
+        "gradient_norm",
+        {"series": {"gradient_norm": "gradient norm"}, "log": True},
+    ),
+    (
+        "speed",
+        "Speed",
+        "Rows a second over all processes.",
+        "examples_per_s",
+        {"series": {"examples_per_s": "rows"}, "unit": "/s", **_FROM_ZERO},
+    ),
+    (
+        "processor",
+        "Processor",
+        "Cores that all processes together keep busy.",
+        "cpu_cores",
+        {"series": {"cpu_cores": "cores"}, **_FROM_ZERO},
+    ),
+    (
+        "memory",
+        "Memory",
+        "Resident in all processes together.",
+        "memory_bytes / 1048576 AS memory_mib",
+        {"series": {"memory_mib": "memory"}, "unit": " MiB", **_FROM_ZERO},
+    ),
+)
+"""Word, title, explanation, columns, how they are drawn."""
 
 GATES = """\
 SELECT at, version, champion, decision, reason
@@ -67,26 +107,7 @@ def page(pipeline: Pipeline) -> Page:
                 empty=empty,
                 wide=True,
             ),
-            Figure(
-                name="curve",
-                title="Loss of the newest run",
-                kind="line",
-                about="Training: mean of the pass so far. Validation: the best so far.",
-                sql=CURVE.format(name=name),
-                drawn={"x": "step", "xTitle": "step",
-                       "series": {"training_loss": "training", "validation_loss": "validation"}},
-                empty=empty,
-            ),
-            Figure(
-                name="speed",
-                title="Speed of the newest run",
-                kind="line",
-                about="Examples a second over all processes.",
-                sql=SPEED.format(name=name),
-                drawn={"x": "step", "xTitle": "step", "zero": True, "area": True, "unit": "/s",
-                       "series": {"examples_per_s": "examples"}},
-                empty=empty,
-            ),
+            *_curves(name, empty),
             Figure(
                 name="gates",
                 title="What triggers and the gate said",
@@ -103,3 +124,19 @@ def page(pipeline: Pipeline) -> Page:
             ),
         ),
     )  # fmt: skip
+
+
+def _curves(name: str, empty: str) -> tuple[Figure, ...]:
+    """Of the newest run, by step: what it reached, how it went there, what it used."""
+    return tuple(
+        Figure(
+            name=word,
+            title=f"{title} of the newest run",
+            kind="line",
+            about=about,
+            sql=OF_NEWEST.format(name=name, columns=columns),
+            drawn={"x": "step", "xTitle": "step", **drawn},
+            empty=empty,
+        )
+        for word, title, about, columns, drawn in CURVES
+    )
