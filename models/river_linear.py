@@ -78,6 +78,21 @@ class Linear(RiverLearner):
             scores[unknown] = self._target.prior
         return scores
 
+    def shares(self, columns: FeatureColumns) -> tuple[dict[str, float], float]:
+        """What each feature of the one row adds to the weighted sum, and the intercept.
+
+        A number adds weight * (value - mean) / spread, with the mean and the spread that were known
+        when the row was scored; a word adds its weight. What is missing adds nothing.
+        """
+        assert columns.num_rows == 1
+        [(numbers, words)] = self._rows(columns)
+        scaler, model = self._parts
+        scaled = scaler.transform_one(numbers)
+        found = {name: model.weights.get(name, 0.0) * x for name, x in scaled.items()}
+        for text in words:
+            found[text.partition("=")[0]] = model.weights.get(text, 0.0)
+        return found, float(model.intercept)
+
     def _look(self, columns: FeatureColumns) -> Floats:
         few = columns.num_rows < ARRAYS_ROWS_MIN
         return super()._look(columns) if few else self.score(columns)

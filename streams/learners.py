@@ -196,7 +196,7 @@ async def read_snapshots(
             elif time.monotonic() - moved_at > READ_STALL_S_MAX:
                 raise KafkaUnavailable(f"could not read {place}: stuck at offset {position}")
             for record in (await consumer.getmany(place, timeout_ms=POLL_MS)).get(place, ()):
-                if (snapshot := _taken(assembler, record)) is not None:
+                if (snapshot := taken(assembler, record)) is not None:
                     found[snapshot.header.shard] = snapshot
     except KafkaError as cause:
         raise KafkaUnavailable(f"could not read {place}: {cause!r}") from cause
@@ -205,7 +205,8 @@ async def read_snapshots(
     return {s: replace(one, epoch_newest=assembler.epoch(s)) for s, one in found.items()}
 
 
-def _taken(assembler: Assembler, record: object) -> Snapshot | None:
+def taken(assembler: Assembler, record: object) -> Snapshot | None:
+    """The snapshot that this record completes; what cannot be trusted is logged and left out."""
     try:
         return assembler.take(record.key, record.value)  # type: ignore[attr-defined]  # aiokafka's
     except ChecksumMismatch as why:
@@ -261,7 +262,7 @@ class LearnerUpdates:
                 continue
             newest: dict[int, Snapshot] = {}
             for record in polled.get(self._topic, ()):
-                if (snapshot := _taken(self._assembler, record)) is not None:
+                if (snapshot := taken(self._assembler, record)) is not None:
                     newest[snapshot.header.shard] = snapshot
             for shard, snapshot in newest.items():
                 await self._offer(champion, shard, snapshot)

@@ -17,6 +17,7 @@ COMMANDS = {
     "models": "List versions, try one, make one serve, go back, remove what nobody needs.",
     "replay": "Send a pipeline's history again, events and labels.",
     "status": "Show what runs, how far it is and what it waits for.",
+    "explain": "Say why one prediction is what it is.",
     "rescore": "Score events again and compare with what was published.",
     "dashboard": "Serve the pages; `up` does it by itself.",
     "tail": "Print the newest records of a topic.",

@@ -7,6 +7,7 @@ whatever such a command needs, PyTorch for one, is gone from memory when it ends
 import asyncio
 import contextlib
 import os
+import shlex
 import sys
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,6 +20,8 @@ from schemas.settings import Settings
 
 SECONDS_MAX = 120.0
 RECONCILE_S_MAX = 600.0
+EXPLAINING_MAX = 4
+"""Explanations that run or wait; one runs at a time, for seconds, with PyTorch."""
 REASON_LENGTH_MAX = 500
 STEERING = ("hold", "release", "rollback")
 
@@ -84,6 +87,8 @@ class Commands:
         self._settings = replace(settings, home=settings.home.absolute())
         self._acting = asyncio.Lock()
         self._reconciling = asyncio.Lock()
+        self._explaining = asyncio.Lock()
+        self._asked = 0
         self._listings: dict[str, asyncio.Task[list[dict[str, Any]]]] = {}
         self._listed: dict[str, tuple[object, list[dict[str, Any]]]] = {}
 
@@ -123,6 +128,27 @@ class Commands:
         except msgspec.MsgspecError as cause:
             raise PermanentError(done.error or "the books could not be read") from cause
         return found[0]
+
+    async def explain(self, reference: str, event_id: str) -> dict[str, Any]:
+        """Why the newest prediction of an event is what it is, as `tidemill explain --json` has it.
+
+        Raises:
+            PermanentError: it cannot be explained, and why; or too many wait.
+        """
+        if self._asked >= EXPLAINING_MAX:
+            raise PermanentError("could not explain it now: others wait already. Ask again soon.")
+        self._asked += 1
+        try:
+            async with self._explaining:
+                line = ["explain", "--json", f"--id={event_id}", "--", reference]
+                done = await self._run(line, SECONDS_MAX)
+        finally:
+            self._asked -= 1
+        if done.code:
+            raise PermanentError(done.error or f"the command ended with exit_code={done.code}")
+        found: dict[str, Any] = msgspec.json.decode(done.output)
+        command = ["tidemill", "explain", reference, f"--id={event_id}"]
+        return found | {"command": shlex.join(command)}
 
     async def versions(self, pipeline: str, reference: str) -> list[dict[str, Any]]:
         """As `tidemill models list --json` has them; run again only when the registry changed.

@@ -77,6 +77,7 @@ class Dashboard:
         app.router.add_get("/", self.page)
         app.router.add_get("/live/{page}", self.stream)
         app.router.add_get("/api/decision", self.decision)
+        app.router.add_get("/api/explain", self.explain)
         app.router.add_post("/api/sql", self.sql)
         app.router.add_post("/api/models", self.act)
         app.router.add_post("/api/reconcile", self.reconcile)
@@ -129,12 +130,15 @@ class Dashboard:
 
     async def decision(self, request: web.Request) -> web.Response:
         """Everything about one event."""
-        event_id = request.query.get("id", "")
-        if not 0 < len(event_id) <= decision.ID_LENGTH_MAX:
-            raise web.HTTPBadRequest(text="id: name an event\n")
         own = self._chosen(request).pipeline
         with _told():
-            return _json(await decision.decision(self._asker, own, event_id))
+            return _json(await decision.decision(self._asker, own, _event_id(request)))
+
+    async def explain(self, request: web.Request) -> web.Response:
+        """What each feature added to one prediction."""
+        reference = self._chosen(request).reference
+        with _told():
+            return _json(await self._commands.explain(reference, _event_id(request)))
 
     async def sql(self, request: web.Request) -> web.Response:
         """The answer to a person's own question."""
@@ -196,6 +200,13 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> Result:
     """Rows as the store would answer them."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return {"columns": columns, "rows": [[row.get(name) for name in columns] for row in rows]}
+
+
+def _event_id(request: web.Request) -> str:
+    event_id = request.query.get("id", "")
+    if not 0 < len(event_id) <= decision.ID_LENGTH_MAX:
+        raise web.HTTPBadRequest(text="id: name an event\n")
+    return event_id
 
 
 async def _body(request: web.Request, kind: type[Body]) -> Body:

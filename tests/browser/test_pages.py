@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from schemas.features import FeatureSpec, split
 from schemas.loading import load_pipeline
 from schemas.manifest import Manifest
 from schemas.settings import Settings
+from schemas.training import Progress
+from streams.store.client import connect
+from streams.store.runs import insert_progress
 from streams.telemetry import read_reports
 from tests.browser.conftest import EVENTS, Watched, wait_for
 
@@ -111,8 +115,41 @@ def test_one_decision_from_its_id_to_its_truth(watched: Watched, browse: Browse)
     assert "22" in text  # 5 + 17
     assert "XX" in text
     assert "e17" in text
+    # What each feature added, as a picture, as a table, and the same by the command that is named.
+    page.locator("#decision svg.why").wait_for()
+    assert page.locator("#decision svg.why rect").count() == 2
+    told = json.loads(watched.tidemill("explain", watched.pipeline, "--id", "e17", "--json"))
+    added = told["base"] + sum(one["adds"] for one in told["contributions"]) + told["remainder"]
+    assert added == pytest.approx(told["answer"], abs=1e-9)
+    assert abs(told["remainder"]) < 1e-3
+    assert told["score_again"] == pytest.approx(told["score"], abs=1e-3)
+    picture = page.locator("#decision svg.why").get_attribute("aria-label")
+    assert told["contributions"][0]["feature"] in picture
+    assert "tidemill explain" in page.locator("#decision pre", has_text="explain").text_content()
+    assert serious(page) == []
     page.goto(f"{watched.url}/decision?id=nobody's")
     page.locator("#decision", has_text="No prediction of nobody's").wait_for()
+
+
+def test_a_training_is_drawn_step_by_step(watched: Watched, browse: Browse) -> None:
+    """Loss, learning rate, gradient norm, speed, processor and memory of the newest run."""
+    facts = {"run": "watched-1", "pipeline": "watched", "state": "training", "steps_max": 40}
+    lines = [
+        Progress(**facts, at_ms=1_795_336_315_214 + 500 * i, step=i, epoch=i // 10, training_loss=0.7 / i,
+                 validation_loss=0.8 / i, examples_per_s=9e3, learning_rate=2e-3 / i, gradient_norm=1 / i,
+                 cpu_cores=1.5, memory_bytes=700 << 20)
+        for i in range(1, 30)
+    ]  # fmt: skip
+    settings = replace(Settings(), clickhouse=watched.clickhouse, database="watched")
+    insert_progress(connect(settings), lines)
+    page = browse(f"{watched.url}/training")
+    for figure, last in (
+        ("curve", "training 0.02414"), ("rate", "learning rate 0.00006897"), ("gradient", "0.03448"),
+        ("speed", "9,000/s"), ("processor", "1.5"), ("memory", "700 MiB"),
+    ):  # fmt: skip
+        picture = page.locator(f"#figure-{figure} svg[role=img]")
+        picture.wait_for()
+        assert last in str(picture.get_attribute("aria-label"))
 
 
 def test_a_question_of_ones_own_is_answered_drawn_and_refused(

@@ -1,5 +1,6 @@
 // One prediction, from the question to the truth.
 import { el, get, how, message } from "./dom.js";
+import { why } from "./why.js";
 import { duration, full, minute, moment, clock } from "./numbers.js";
 
 const box = document.getElementById("decision");
@@ -18,7 +19,23 @@ function show(found) {
     return;
   }
   const last = found.history.rows.at(-1);
-  box.replaceChildren(el("div", { class: "figures" }, answer(found, made, last), features(found, made), way(made, last), history(found)));
+  const reasons = section("Why", el("div", { class: "plot", "aria-busy": "true" }));
+  reasons.classList.add("wide");
+  box.replaceChildren(el("div", { class: "figures" }, answer(found, made, last), features(found, made), reasons, way(made, last), history(found)));
+  explain(reasons.querySelector(".plot"), found);
+}
+
+// The version that answered is loaded for it: that takes seconds, and the rest does not wait.
+function explain(plot, found) {
+  plot.replaceChildren(message("empty", "Asking the version that answered …", "It is loaded from the registry for this, which takes some seconds."));
+  get("/api/explain", `&id=${encodeURIComponent(id)}`)
+    .then((told) => {
+      why(plot, told, found);
+      addEventListener("resize", () => why(plot, told, found));
+      plot.after(how("", told.command));
+    })
+    .catch((error) => plot.replaceChildren(message("down", "This cannot be explained", error.message)))
+    .finally(() => plot.removeAttribute("aria-busy"));
 }
 
 function section(title, ...content) {
