@@ -22,6 +22,7 @@ document.getElementById("ask").addEventListener("submit", (event) => { event.pre
 async function ask() {
   if (run.disabled || !editor.value.trim()) return;
   run.disabled = true;
+  box.setAttribute("aria-busy", "true");
   said.textContent = "asking …";
   try {
     show(await post("/api/sql", { sql: editor.value }));
@@ -30,6 +31,7 @@ async function ask() {
     box.replaceChildren(message("error", "The store refused the question", error.message));
   } finally {
     run.disabled = false;
+    box.removeAttribute("aria-busy");
   }
 }
 
