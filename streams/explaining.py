@@ -8,7 +8,7 @@ nearest one that is left is taken, and the explanation says so.
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -136,7 +136,7 @@ class _Row(msgspec.Struct):
 
 
 def explain(pipeline: Pipeline, settings: Settings, client: Client, event_id: str) -> Explanation:
-    """Explain the newest prediction of ``event_id``.
+    """Explain the newest prediction of ``event_id``; it takes seconds. Not inside an event loop.
 
     Raises:
         PermanentError: there is none in the store.
@@ -146,17 +146,23 @@ def explain(pipeline: Pipeline, settings: Settings, client: Client, event_id: st
     """
     row = _stored(client, pipeline, event_id)
     columns = _columns(pipeline, row)
-    deep = _deep(pipeline, open_registry(settings), client, row, columns)
-    learner, found = None, deep
-    if row.position >= 0 and pipeline.learner is not None:
-        single = pipeline.learner.shards == "single"
-        shard = 0 if single else row.partition
-        snapshot = asyncio.run(_snapshot(pipeline, settings, shard=shard, position=row.position))
-        position = snapshot.header.position
-        learner = Learner(
-            position=position, position_then=row.position, exact=position == row.position
-        )
-        found = _blended(pipeline, snapshot, row, columns, deep)
+
+    def deep() -> Attribution:
+        return _deep(pipeline, open_registry(settings), client, row, columns)
+
+    if row.position < 0 or pipeline.learner is None:
+        return _told(pipeline, row, columns, deep(), None)
+    shard = 0 if pipeline.learner.shards == "single" else row.partition
+    snapshot = asyncio.run(_snapshot(pipeline, settings, shard=shard, position=row.position))
+    assert snapshot.model is not None
+    model = OnlineModel(pipeline)
+    model.restore(snapshot.model)
+    found = _of_learner(model, columns, binary=pipeline.target.kind == "binary")
+    if pipeline.champion == "hybrid":
+        weights = model.correctors.get(row.version, Corrector()).weights
+        found = _blended(deep(), found, weights)
+    position = snapshot.header.position
+    learner = Learner(position=position, position_then=row.position, exact=position == row.position)
     return _told(pipeline, row, columns, found, learner)
 
 
@@ -235,18 +241,9 @@ def _constant(probability: float, columns: FeatureColumns) -> Attribution:
     )
 
 
-def _blended(
-    pipeline: Pipeline, snapshot: Snapshot, row: _Row, columns: FeatureColumns, deep: Attribution
-) -> Attribution:
-    """What was served: the learner alone, or both as the corrector weighed them."""
-    model = OnlineModel(pipeline)
-    assert snapshot.model is not None
-    model.restore(snapshot.model)
-    binary = pipeline.target.kind == "binary"
-    online = _of_learner(model, columns, binary=binary)
-    if pipeline.champion == "online":
-        return online
-    a, b, c = model.correctors.get(row.version, Corrector()).weights
+def _blended(deep: Attribution, online: Attribution, weights: Sequence[float]) -> Attribution:
+    """Both together, as the corrector weighed them: see `models.hybrid`."""
+    a, b, c = weights
     parts = f"deep model: {deep.method}; learner: {online.method}"
     method = f"{a:.3f} * deep model {b:+.3f} * learner {c:+.3f} ({parts})"
     return weighted([(a, deep), (b, online)], bias=c, method=method)

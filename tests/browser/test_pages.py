@@ -124,7 +124,7 @@ def test_one_decision_from_its_id_to_its_truth(watched: Watched, browse: Browse)
     assert "XX" in text
     assert "e17" in text
     # What each feature added, as a picture, as a table, and the same by the command that is named.
-    page.locator("#decision svg.why").wait_for()
+    page.locator("#decision svg.why").wait_for(timeout=120_000)  # a process with PyTorch
     assert page.locator("#decision svg.why rect").count() == 2
     told = json.loads(watched.tidemill("explain", watched.pipeline, "--id", "e17", "--json"))
     added = told["base"] + sum(one["adds"] for one in told["contributions"]) + told["remainder"]
