@@ -4,9 +4,10 @@ A child process gets its settings through the same environment variables, so wha
 set for ``tidemill up`` reaches every worker unchanged.
 """
 
+import difflib
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, get_args, get_origin
@@ -265,7 +266,7 @@ class Settings:
             if name not in known:
                 raise SettingsError(
                     f"could not read the environment: {name} is not a setting. "
-                    f"Known ones are {', '.join(sorted(known))}."
+                    f"{_meant(name, known)}Known ones are {', '.join(sorted(known))}."
                 )
             item = known[name]
             values[item.name] = _convert(item.type, name, text)
@@ -286,6 +287,12 @@ _NOT_SETTINGS = frozenset({"TIDEMILL_WORKER_NAME"})
 def variable(name: str) -> str:
     """The environment variable that sets field ``name``."""
     return f"TIDEMILL_{name.upper()}"
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """Which one the person had in mind, as a question; empty if the spelling does not say."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    return f"Did you mean {near[0]}? " if near else ""
 
 
 def _is_http(address: str) -> bool:

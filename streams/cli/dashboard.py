@@ -3,10 +3,11 @@
 import click
 
 from streams.cli.console import pipelines_or_running, running
+from streams.cli.reference import PIPELINE
 
 
 @click.command("dashboard")
-@click.argument("pipelines", nargs=-1, metavar="[PIPELINE]...")
+@click.argument("pipelines", type=PIPELINE, nargs=-1, metavar="[PIPELINE]...")
 @click.option("--port", type=click.IntRange(1, 65535), help="Default: TIDEMILL_DASHBOARD_PORT.")
 @click.option("--name", default="dashboard", help="Unique among the processes of one home.")
 def command(pipelines: tuple[str, ...], port: int | None, name: str) -> None:

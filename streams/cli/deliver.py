@@ -7,10 +7,11 @@ from types import FrameType
 import click
 
 from streams.cli.console import running
+from streams.cli.reference import PIPELINE
 
 
 @click.command("deliver")
-@click.argument("pipeline", default="flights")
+@click.argument("pipeline", type=PIPELINE, default="flights")
 @click.option("--ranks", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--name", default="", help="Unique among the processes of one home.")
 def command(pipeline: str, ranks: int, name: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streams.cli.console import console, count, watched
+from streams.cli.reference import PIPELINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,7 @@ POLL_S = 0.25
 
 
 @click.command("demo")
-@click.argument("pipeline", default="flights")
+@click.argument("pipeline", type=PIPELINE, default="flights")
 @click.option("--events", "-n", default=20_000, show_default=True, type=click.IntRange(1))
 @click.option(
     "--rate",

@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 
 from streams.cli.console import console, running_if_any
+from streams.cli.reference import PIPELINE
 
 IMPORTER = "trainers.importing"
 
 
 @click.command("import")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(
     "--about",
@@ -58,7 +59,7 @@ def import_model(pipeline: str, model: Path, about: Path, as_json: bool) -> None
 
 
 @click.command("export")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.argument("version")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def export_model(pipeline: str, version: str, file: Path) -> None:

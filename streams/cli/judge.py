@@ -5,10 +5,11 @@ import asyncio
 import click
 
 from streams.cli.console import running
+from streams.cli.reference import PIPELINE
 
 
 @click.command("judge")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.option("--step-rows", type=click.IntRange(1), help="Labelled rows before each step.")
 @click.option(
     "--rows-max",

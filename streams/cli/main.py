@@ -6,11 +6,13 @@ import signal
 import sys
 
 import click
+from click.shell_completion import CompletionItem
 
 from schemas.errors import TidemillError
 from streams.cli.console import print_error
 
 COMMANDS = {
+    "init": "Write a pipeline file and an example feed to start from.",
     "up": "Start everything for one or more pipelines and stay.",
     "demo": "Run real flights through everything and check the books.",
     "train": "Train a new version and judge it against the one that serves.",
@@ -29,6 +31,7 @@ COMMANDS = {
     "worker": "Run one worker in the foreground.",
     "acl": "Print or set the rights that each role needs on the brokers.",
     "bench": "Measure this machine, paired with what people would use instead.",
+    "completion": "Print what bash, zsh or fish need to complete commands.",
 }
 """Kept here and not in the modules, so that `tidemill --help` imports none of them."""
 
@@ -45,6 +48,15 @@ class _Commands(click.Group):
         command = importlib.import_module(f"streams.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands and options, without importing any command."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        found = COMMANDS.items()
+        return [
+            CompletionItem(name, help=is_) for name, is_ in found if name.startswith(incomplete)
+        ]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

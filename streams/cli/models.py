@@ -9,6 +9,7 @@ import click
 from streams.cli.console import console, print_json, running, running_if_any
 from streams.cli.foreign import export_model, import_model
 from streams.cli.judge import command as judge
+from streams.cli.reference import PIPELINE
 
 if TYPE_CHECKING:
     from schemas.manifest import Announcement
@@ -32,7 +33,7 @@ for other in (judge, import_model, export_model):
 
 
 @command.command("list")
-@click.argument("pipeline", default="flights")
+@click.argument("pipeline", type=PIPELINE, default="flights")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def list_versions(pipeline: str, as_json: bool) -> None:
     """List every version of PIPELINE, the newest first, and what the gate said about it.
@@ -69,7 +70,7 @@ def list_versions(pipeline: str, as_json: bool) -> None:
 
 
 @command.command("show")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.argument("version", required=False)
 def show(pipeline: str, version: str | None) -> None:
     """Print manifest and verdict of VERSION as JSON; without one, of what serves.
@@ -101,7 +102,7 @@ def show(pipeline: str, version: str | None) -> None:
 
 
 @command.command("promote")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.argument("version")
 @click.option("--force", is_flag=True, help="Although the gate did not pass it.")
 @click.option("--reason", default="", help="Why; kept with the decision.")
@@ -132,7 +133,7 @@ def promote(pipeline: str, version: str, force: bool, reason: str) -> None:
 
 
 @command.command("try")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.argument("version")
 @click.option("--force", is_flag=True, help="Although the gate did not pass it.")
 @click.option("--reason", default="", help="Why; kept with the decision.")
@@ -163,7 +164,7 @@ def try_version(pipeline: str, version: str, force: bool, reason: str) -> None:
 
 
 @command.command("rollback")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.option("--reason", default="by hand", show_default=True, help="Kept with the decision.")
 def rollback(pipeline: str, reason: str) -> None:
     """Take the challenger back; without one, the champion before serves again. Nothing is loaded.
@@ -176,7 +177,7 @@ def rollback(pipeline: str, reason: str) -> None:
 
 
 @command.command("hold")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.option("--reason", default="by hand", show_default=True, help="Kept with the decision.")
 def hold(pipeline: str, reason: str) -> None:
     """Keep everything as it is: the judge changes nothing until `release`.
@@ -189,7 +190,7 @@ def hold(pipeline: str, reason: str) -> None:
 
 
 @command.command("release")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.option("--reason", default="by hand", show_default=True, help="Kept with the decision.")
 def release(pipeline: str, reason: str) -> None:
     """Let the judge act again.
@@ -202,7 +203,7 @@ def release(pipeline: str, reason: str) -> None:
 
 
 @command.command("prune")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.option("--days", type=click.IntRange(min=0), default=30, show_default=True, help="Age.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 def prune(pipeline: str, days: int, dry_run: bool) -> None:

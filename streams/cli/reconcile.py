@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streams.cli.console import console, count, pipelines_or_running, print_json, running, watched
+from streams.cli.reference import PIPELINE
 
 if TYPE_CHECKING:
     from schemas.pipeline import Pipeline
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("reconcile")
-@click.argument("pipelines", nargs=-1, metavar="[PIPELINE]...")
+@click.argument("pipelines", type=PIPELINE, nargs=-1, metavar="[PIPELINE]...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def command(pipelines: tuple[str, ...], as_json: bool) -> None:
     """Compare, record by record, the topics as a read_committed consumer reads them and the tables.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from streams.cli.console import console, count, print_json, running, watched
+from streams.cli.reference import PIPELINE
 
 if TYPE_CHECKING:
     from streams.replay import Replay, Sent
@@ -16,7 +17,7 @@ SPEED_HELP = "Speed-up of event time: 3600 sends an hour of history per second."
 
 
 @click.command("replay")
-@click.argument("pipeline", default="flights")
+@click.argument("pipeline", type=PIPELINE, default="flights")
 @click.option("--events", "-n", default=20_000, show_default=True, type=click.IntRange(1))
 @click.option("--rate", type=float, help="Events per second; without it, as fast as it goes.")
 @click.option("--speed", type=float, help=SPEED_HELP)

@@ -7,10 +7,11 @@ from dataclasses import asdict
 import click
 
 from streams.cli.console import console, print_json, running
+from streams.cli.reference import PIPELINE
 
 
 @click.command("rescore")
-@click.argument("pipeline", default="flights")
+@click.argument("pipeline", type=PIPELINE, default="flights")
 @click.option("--from-offset", type=click.IntRange(0), default=0, help="First source offset.")
 @click.option("--to-offset", type=click.IntRange(0), help="Last source offset; else the end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")

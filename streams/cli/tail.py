@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streams.cli.console import running
+from streams.cli.reference import PIPELINE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +32,14 @@ KINDS = (
 
 @click.command("tail")
 @click.argument("topic", metavar="TOPIC_OR_KIND", default="predictions")
-@click.option("--pipeline", "-p", default="flights", show_default=True, help="Name or .py file.")
+@click.option(
+    "--pipeline",
+    "-p",
+    type=PIPELINE,
+    default="flights",
+    show_default=True,
+    help="Name or .py file.",
+)
 @click.option("--number", "-n", default=10, show_default=True, type=click.IntRange(0, 10_000))
 @click.option("--follow", "-f", is_flag=True, help="Go on with every new record until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per record.")

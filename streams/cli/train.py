@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from streams.cli.console import console, print_json, running_if_any, watched
+from streams.cli.reference import PIPELINE
 
 if TYPE_CHECKING:
     from schemas.manifest import Announcement
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command("train")
-@click.argument("pipeline", default="flights")
+@click.argument("pipeline", type=PIPELINE, default="flights")
 @click.option("--days", type=click.IntRange(min=1), help="Of events before that moment; all.")
 @click.option("--as-of", type=click.DateTime(), help="UTC; nothing known later is used.")
 @click.option(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from streams.cli.console import console, without_password
+from streams.cli.reference import PIPELINE
 
 if TYPE_CHECKING:
     from schemas.pipeline import Pipeline
@@ -15,7 +16,7 @@ CONSUMER_OPTIONS = "--from-beginning --isolation-level read_committed --max-mess
 
 
 @click.command("up")
-@click.argument("pipelines", nargs=-1, metavar="[PIPELINE]...")
+@click.argument("pipelines", type=PIPELINE, nargs=-1, metavar="[PIPELINE]...")
 @click.option(
     "--workers",
     "-w",

@@ -5,11 +5,19 @@ import sys
 import click
 
 from streams.cli.console import running
+from streams.cli.reference import PIPELINE
 
 
 @click.command("worker")
 @click.argument("role", type=click.Choice(["score", "join", "learn", "land"]))
-@click.option("--pipeline", "-p", default="flights", show_default=True, help="Name or .py file.")
+@click.option(
+    "--pipeline",
+    "-p",
+    type=PIPELINE,
+    default="flights",
+    show_default=True,
+    help="Name or .py file.",
+)
 @click.option("--name", default="", help="Unique among the workers of one home; made up if absent.")
 def command(role: str, pipeline: str, name: str) -> None:
     """Run one worker until Ctrl-C or SIGTERM.
