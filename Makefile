@@ -53,6 +53,9 @@ lock: $(UV)-$(UV_VERSION).stamp  ## resolve requirements.lock anew from pyprojec
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-header --no-emit-index-url --no-emit-find-links --extra dev \
 		--output-file requirements.lock pyproject.toml
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-emit-index-url --no-emit-find-links --extra onnx --extra s3 --extra traces \
+		--constraint requirements.lock --output-file deploy/requirements.lock pyproject.toml
 
 clean:  ## remove the environment and every cache; data in .tidemill stay
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

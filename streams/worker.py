@@ -46,15 +46,14 @@ def group_of(pipeline: Pipeline, role: Role) -> str:
     return f"tidemill.{pipeline.name}.{role}"
 
 
-def run_worker(role: Role, reference: str, settings: Settings, *, name: str = "") -> int:
-    """Run one worker until SIGTERM or SIGINT; the exit code.
+def run_worker(role: Role, reference: str, settings: Settings, *, name: str) -> int:
+    """Run the worker ``name``, unique in the cluster, until SIGTERM or SIGINT; the exit code.
 
     Raises:
         SetupError: a setting, the pipeline, a topic or a right is wrong.
     """
     configure_logging(settings.log_format)
     pipeline = load_pipeline(reference)
-    name = name or f"{pipeline.name}-{role}-{os.getpid()}"
     reporter = Reporter(settings.run_folder, name, role, pipeline.name)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -30,6 +30,8 @@ COMMANDS = {
     "deliver": "Train, try and judge unattended; `up` does it by itself.",
     "worker": "Run one worker in the foreground.",
     "acl": "Print or set the rights that each role needs on the brokers.",
+    "prepare": "Create topics, tables and a first model, for workers that a cluster starts.",
+    "health": "Say whether a process is alive, for probes.",
     "bench": "Measure this machine, paired with what people would use instead.",
     "completion": "Print what bash, zsh or fish need to complete commands.",
 }

@@ -1,5 +1,8 @@
 """`tidemill worker`: one worker in the foreground, as `up` starts it and as a cluster would."""
 
+import os
+import re
+import socket
 import sys
 
 import click
@@ -18,7 +21,13 @@ from streams.cli.reference import PIPELINE
     show_default=True,
     help="Name or .py file.",
 )
-@click.option("--name", default="", help="Unique among the workers of one home; made up if absent.")
+@click.option(
+    "--name",
+    default="",
+    envvar="TIDEMILL_WORKER_NAME",
+    show_envvar=True,
+    help="Unique among the workers of the cluster; made of host and process if absent.",
+)
 def command(role: str, pipeline: str, name: str) -> None:
     """Run one worker until Ctrl-C or SIGTERM.
 
@@ -35,4 +44,14 @@ def command(role: str, pipeline: str, name: str) -> None:
     spare_pandas()
     from streams.worker import run_worker
 
+    name = name or made_up_name(role, host=socket.gethostname(), pid=os.getpid())
     sys.exit(run_worker(role, pipeline, settings, name=name))  # type: ignore[arg-type]  # a Choice
+
+
+def made_up_name(role: str, *, host: str, pid: int) -> str:
+    """A name that no other worker of the cluster has.
+
+    In containers every worker is process 1, so the process id alone would not do: of two workers
+    with one name each ends the other's transactions, for ever.
+    """
+    return f"{role}-{re.sub('[^A-Za-z0-9-]', '-', host)}-{pid}"
