@@ -108,3 +108,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rounds", default=3, type=int, help="rounds of kills")
     parser.addoption("--seed", default=20130101, type=int, help="seed of the fault schedule")
     parser.addoption("--outage-s", default=15, type=float, help="seconds a server stays away")
+    parser.addoption(
+        "--upgrade-from", default="5223a87", help="commit of tests/chaos/test_upgrade.py"
+    )

@@ -85,14 +85,19 @@ def command(  # noqa: PLR0917  # click passes them by name
             nonlocal pages
             if dashboard:
                 pages = start_dashboard(stack)
-                console().print(f"[green]ok[/green] first rows; watch at [bold]{pages}[/bold]")
+            took = f"[dim]{_since_start(time.time() * 1000):.1f} s after the command[/dim]"
+            watch = f"; watch at [bold]{pages}[/bold]" if pages else ""
+            console().print(f"[green]ok[/green] first rows in SQL {took}{watch}")
 
         landed_all = asyncio.run(_drive(replay, rows, show_pages))
         print_report(rows, replay.sent, started_ms)
+        print_answer(rows)
         books = _closed_books(named.pipeline, stack.settings)
         print_books(books)
         exact = landed_all and books.exact
-        if not leave:
+        if leave:
+            console().print("\nWithout --exit all of it stays up: `tidemill up`.")
+        else:
             print_endpoints(stack.settings, [named], pages=pages)
             print_next(named)
             console().print("\n[bold]Still running.[/bold] Ctrl-C stops it.")
@@ -253,6 +258,21 @@ def print_report(rows: Landed, sent: "Sent", started_ms: int) -> None:
     if quality["labelled"]:
         out.print(f"AUC {quality['auc']:.4f} on {count(quality['labelled'])} labels so far")
     out.print()
+
+
+def print_answer(rows: Landed) -> None:
+    """A question in SQL and what the store says, as `tidemill sql` would show it."""
+    from streams.cli.sql_table import print_table
+    from streams.cli.up import queries
+
+    out = console()
+    query = queries(rows.pipeline)[0]
+    began = time.perf_counter()
+    answer = rows.client.query(query)
+    took_ms = 1000 * (time.perf_counter() - began)
+    out.out(f'$ tidemill sql "{query}"', highlight=False)
+    print_table(answer.column_names, answer.result_rows)
+    out.print(f"[dim]answered in {took_ms:.0f} ms[/dim]\n")
 
 
 def _pair(quantiles: Any) -> str:

@@ -82,6 +82,7 @@ def print_next(item: "Named") -> None:
         ("Ask in SQL", [f'tidemill sql "{query}"' for query in queries(item.pipeline)]),
         ("See how it goes", ["tidemill status"]),
         ("Check the books", [f"tidemill reconcile {reference}"]),
+        ("Start a pipeline of your own", ["tidemill init payments"]),
     ):
         console().print(f"[dim]# {title}[/dim]")
         for line in lines:
