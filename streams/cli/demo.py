@@ -279,7 +279,7 @@ def _pair(quantiles: Any) -> str:
     return f"{quantiles[0]:,.0f} / {quantiles[1]:,.0f}"
 
 
-def _since_start(time_ms: int) -> float:
+def _since_start(time_ms: float) -> float:
     """Seconds from the start of this process to ``time_ms``."""
     import psutil
 
