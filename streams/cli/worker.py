@@ -26,7 +26,7 @@ from streams.cli.reference import PIPELINE
     default="",
     envvar="TIDEMILL_WORKER_NAME",
     show_envvar=True,
-    help="Unique among the workers of the cluster; made of host and process if absent.",
+    help="Unique in the cluster; begins with PIPELINE-ROLE-. Absent: made of host and process.",
 )
 def command(role: str, pipeline: str, name: str) -> None:
     """Run one worker until Ctrl-C or SIGTERM.
@@ -42,16 +42,22 @@ def command(role: str, pipeline: str, name: str) -> None:
     from schemas.arrow import spare_pandas
 
     spare_pandas()
+    from schemas.loading import load_pipeline
     from streams.worker import run_worker
 
-    name = name or made_up_name(role, host=socket.gethostname(), pid=os.getpid())
+    declared = load_pipeline(pipeline).name
+    host, pid = socket.gethostname(), os.getpid()
+    name = full_name(name, pipeline=declared, role=role, host=host, pid=pid)
     sys.exit(run_worker(role, pipeline, settings, name=name))  # type: ignore[arg-type]  # a Choice
 
 
-def made_up_name(role: str, *, host: str, pid: int) -> str:
-    """A name that no other worker of the cluster has.
+def full_name(given: str, *, pipeline: str, role: str, host: str, pid: int) -> str:
+    """``PIPELINE-ROLE-`` and what was given, or host and process; unchanged if it begins so.
 
-    In containers every worker is process 1, so the process id alone would not do: of two workers
-    with one name each ends the other's transactions, for ever.
+    Kafka's transactions are opened under it. The rights of a role are for ids that begin so
+    (`tidemill acl`), and of two workers with one name each ends the other's transactions, for ever:
+    in containers every worker is process 1, so the process id alone would not do.
     """
-    return f"{role}-{re.sub('[^A-Za-z0-9-]', '-', host)}-{pid}"
+    begin = f"{pipeline}-{role}"
+    rest = re.sub(r"[^A-Za-z0-9._-]", "-", given or f"{host}-{pid}")
+    return rest if rest == begin or rest.startswith(f"{begin}-") else f"{begin}-{rest}"

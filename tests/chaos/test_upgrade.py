@@ -117,7 +117,7 @@ class Release:
 
     def start(self, role: str) -> Worker:
         """A worker of this release, with a home of its own as in a container."""
-        name = f"{role}-{self.name}"
+        name = f"{load_pipeline(str(self.file)).name}-{role}-{self.name}"
         home = self.folder / name
         home.mkdir(exist_ok=True)
         program = [str(self.python), "-P", "-m", "streams.cli.main", "worker", role]

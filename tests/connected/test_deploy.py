@@ -203,7 +203,7 @@ def test_commands_of_compose_and_units_serve_a_pipeline(
         installed.wait_healthy(service, images()[target]["HEALTHCHECK"])
     for service in ("score", "unit", "join", "learn", "land"):
         installed.wait_healthy(service, ["tidemill", "health", "--ready"])
-    assert installed.run("unit", ["tidemill", "health", "score-host-0"], {}).returncode == 0
+    assert installed.run("unit", ["tidemill", "health", f"{name}-score-host-0"], {}).returncode == 0
 
     pipeline = load_pipeline(str(file))
     table = history_slice(pipeline, events=EVENTS, skip=None, start_ms=None)

@@ -307,7 +307,7 @@ def test_units_start_what_there_is_under_names_that_differ() -> None:
         else:
             assert words[:3] == ["-P", "-m", "streams.store.gateway"]
         if "@" in name:
-            assert words[-2:] == ["--name", f"{words[1]}-%H-%i"]
+            assert words[-2:] == ["--name", "%H-%i"]
 
 
 def test_every_setting_of_the_example_is_one() -> None:

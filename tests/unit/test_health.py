@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from schemas.pipeline import Pipeline, label, numeric
 from streams.cli.health import judged
-from streams.cli.worker import made_up_name
+from streams.cli.worker import full_name
+from streams.rights import rights
 from streams.telemetry import Reporter, State
 from tests.unit.test_cli import tidemill
+
+SHOP = Pipeline(name="shop", key="user", features=[numeric("price")], target=label("bought"))
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +73,22 @@ def test_the_exit_code_is_the_answer(tmp_path: Path) -> None:
     assert "does not answer" in silent.stdout
 
 
-def test_workers_without_a_name_get_different_ones() -> None:
+@pytest.mark.parametrize(
+    ("given", "pid", "name"),
+    [
+        ("", 1, "shop-score-pod_1.example-1"),
+        ("host-0", 1, "shop-score-host-0"),
+        ("shop-score-0", 7, "shop-score-0"),
+        ("shop-score", 7, "shop-score"),
+        ("shop-land-0", 7, "shop-score-shop-land-0"),
+        ("a/b c", 7, "shop-score-a-b-c"),
+    ],
+)
+def test_names_of_workers_differ_and_begin_as_their_rights_do(
+    given: str, pid: int, name: str
+) -> None:
     """In two containers both are process 1, and Kafka's transactions go by the name."""
-    one = made_up_name("score", host="pod_1.example", pid=1)
-    assert one == "score-pod-1-example-1"
-    assert one != made_up_name("score", host="pod-2", pid=1)
+    assert full_name(given, pipeline="shop", role="score", host="pod_1.example", pid=pid) == name
+    if "-score-" in name:
+        [ids] = {r.name for r in rights(SHOP, "score") if r.resource == "TRANSACTIONAL_ID"}
+        assert f"tidemill-{name}".startswith(ids)
