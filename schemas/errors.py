@@ -4,6 +4,7 @@
   + PermanentError        the same input will fail again: dead-letter it, commit, go on
     - SchemaError         bytes that no released schema version can decode
     - FeatureError        a decoded record that breaks the feature contract
+    - RecordsRejected     records given to a client that would become dead letters
   + TransientError        the same call may succeed later: do not commit, back off
     - KafkaUnavailable    no broker answered in time
     - StoreUnavailable    ClickHouse refused, timed out or is overloaded
@@ -21,6 +22,8 @@ Messages are lower-case statements of what could not be done, with facts as ``na
 sentence with the remedy where there is one.
 """
 
+from collections.abc import Mapping
+
 
 class TidemillError(Exception):
     """Root of everything raised on purpose."""
@@ -36,6 +39,18 @@ class SchemaError(PermanentError):
 
 class FeatureError(PermanentError):
     """A decoded record that breaks the feature contract."""
+
+
+class RecordsRejected(PermanentError):
+    """Records given to a client that would become dead letters; none of them was sent.
+
+    Attributes:
+        problems: What is wrong, by position in what was given.
+    """
+
+    def __init__(self, message: str, *, problems: Mapping[int, str]) -> None:
+        super().__init__(message)
+        self.problems = problems
 
 
 class TransientError(TidemillError):

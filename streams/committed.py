@@ -10,7 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from schemas.errors import KafkaUnavailable, PreflightError
+from schemas.errors import KafkaUnavailable, PermanentError, PreflightError
 from schemas.settings import Settings
 
 DECIDED_S_MAX = 60.0
@@ -146,6 +146,64 @@ class CommittedReader:
         finally:
             await consumer.stop()
         return ends
+
+    async def offsets_at(self, topic: str, time_ms: int) -> dict[int, int]:
+        """For each partition the first record whose time stamp is ``time_ms`` or later.
+
+        Where there is none, the present end. Time stamps are those of the broker's records: Unix
+        epoch, milliseconds, UTC.
+
+        Raises:
+            KafkaUnavailable: no broker answered.
+            PreflightError: there is no such topic.
+        """
+        spans = await self.spans(topic)
+        asked = {TopicPartition(topic, p): time_ms for p in spans}
+        try:
+            found = await self._consumer.offsets_for_times(asked)
+        except KafkaError as cause:
+            raise KafkaUnavailable(
+                f"could not look up time_ms={time_ms} in {topic}: {cause!r}"
+            ) from cause
+        return {
+            tp.partition: spans[tp.partition].end if at is None else at.offset
+            for tp, at in found.items()
+        }
+
+    async def follow(
+        self, topic: str, offsets: Mapping[int, int], *, records_max: int = RECORDS_MAX
+    ) -> AsyncIterator[tuple[int, list[Record]]]:
+        """Every visible record from ``offsets`` on, without an end; empty runs when none is new.
+
+        Runs of one partition, in offset order. The client fetches ahead by at most one answer per
+        broker and partition (4 MiB each). While no broker answers it waits.
+
+        Raises:
+            PermanentError: the broker has deleted what was to be read next.
+        """
+        expected = {TopicPartition(topic, p): offset for p, offset in offsets.items()}
+        self._consumer.assign(list(expected))
+        for partition, offset in expected.items():
+            self._consumer.seek(partition, offset)
+        while True:
+            runs = await self._consumer.getmany(timeout_ms=100, max_records=records_max)
+            if not runs:
+                yield -1, []
+            for partition, records in runs.items():
+                if records[0].offset > expected[partition]:
+                    await self._refuse_deleted(partition, expected[partition])
+                expected[partition] = records[-1].offset + 1
+                yield partition.partition, records
+
+    async def _refuse_deleted(self, partition: TopicPartition, expected: int) -> None:
+        """Tell a gap that markers and roll-backs leave from one that retention has made."""
+        first = (await self._consumer.beginning_offsets([partition]))[partition]
+        if first > expected:
+            raise PermanentError(
+                f"could not read {partition.topic}/{partition.partition} on from "
+                f"offset={expected}: the oldest that is left is {first}. Start there, or keep "
+                "records longer (retention.ms of the topic)."
+            )
 
     async def read(
         self, topic: str, spans: Mapping[int, Span]
