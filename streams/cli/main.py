@@ -26,6 +26,7 @@ COMMANDS = {
     "sql": "Ask the store.",
     "reconcile": "Count what went in and what came out, record by record.",
     "doctor": "Check this machine and the set-up, with remedies.",
+    "schemas": "Publish what the topics carry: JSON Schema and AsyncAPI.",
     "kafka": "Run one of Kafka's own console tools on the running broker.",
     "deliver": "Train, try and judge unattended; `up` does it by itself.",
     "worker": "Run one worker in the foreground.",

@@ -41,7 +41,7 @@ PUBLIC = {
     "drift_problems",
     "durations": "DURATION_MS_MAX duration_ms duration_problem",
     "errors": "ChecksumMismatch FeatureError FencedError HomeInUse KafkaUnavailable ModelError "
-    "PermanentError PipelineError PreflightError SchemaError SettingsError SetupError "
+    "PermanentError PipelineError PreflightError RecordsRejected SchemaError SettingsError SetupError "
     "SignatureRefused StoreUnavailable TidemillError TransientError",
     "evaluations": "EVALUATIONS SUM read_evaluations write_evaluations",
     "events": "Decoded Event EventDecoder Source event_type",
@@ -58,6 +58,7 @@ PUBLIC = {
     "pipeline": "ENVELOPE Online PIPELINE_NAME_LENGTH_MAX Parameter Pipeline TRUTH "
     "Target category label numeric online",
     "predictions": "Prediction encode_predictions",
+    "published": "Document documents text",
     "retraining": "Cost ModelAge Retraining Rollout model_age_problems retraining_problems "
     "rollout_problems",
     "scored": "SCORED read_scored",
