@@ -22,6 +22,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from schemas.alerts import AlertRule, alert_problems
 from schemas.drift import Drift, drift_problems
 from schemas.durations import duration_ms, duration_problem
 from schemas.errors import PipelineError
@@ -131,6 +132,8 @@ class Pipeline:
         retraining: When a new version is trained without being asked. None: never.
         rollout: What is asked of a version that is tried.
         model_age: What happens when the version that serves is too old. None: nothing.
+        alerts: What people are told about, besides the defaults or in their place; use
+            `schemas.alerts.alert`.
 
     Raises:
         PipelineError: with the file and line of the declaration, the field and the fix.
@@ -154,6 +157,7 @@ class Pipeline:
     retraining: Retraining | None = None
     rollout: Rollout = field(default_factory=Rollout)
     model_age: ModelAge | None = None
+    alerts: Sequence[AlertRule] = ()
     source: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
@@ -162,6 +166,8 @@ class Pipeline:
         object.__setattr__(self, "source", place)
         if isinstance(self.features, Sequence) and not isinstance(self.features, str):
             object.__setattr__(self, "features", tuple(self.features))
+        if isinstance(self.alerts, Sequence) and not isinstance(self.alerts, str):
+            object.__setattr__(self, "alerts", tuple(self.alerts))
         if self.champion is None:
             object.__setattr__(self, "champion", self._usual_champion())
         for problem in _problems(self):
@@ -234,7 +240,8 @@ def _problems(pipeline: Pipeline) -> list[str]:
     if pipeline.delivery not in {"exactly-once", "at-least-once"}:
         found.append(f"delivery: {pipeline.delivery!r} must be 'exactly-once' or 'at-least-once'.")
     found += retraining_problems(pipeline.retraining) + rollout_problems(pipeline.rollout)
-    return found + model_age_problems(pipeline.model_age) + _learning_problems(pipeline)
+    found += model_age_problems(pipeline.model_age) + alert_problems(pipeline.alerts)
+    return found + _learning_problems(pipeline)
 
 
 def _target_problems(target: Target) -> list[str]:

@@ -13,14 +13,23 @@ from pathlib import Path
 from typing import Any, Self, get_args, get_origin
 from urllib.parse import urlsplit
 
+from schemas.alert_settings import AlertSettings, check_alert_settings
 from schemas.errors import SettingsError
 
-SECRETS = frozenset({"kafka_password", "clickhouse"})
+SECRETS = frozenset(
+    {
+        "kafka_password",
+        "clickhouse",
+        "alert_webhook",
+        "alert_webhook_secret",
+        "alert_smtp_password",
+    }
+)
 """Settings whose value never goes into a log, a status or a message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(AlertSettings):
     """One process's settings. ``TIDEMILL_`` plus the upper-case field name sets a field."""
 
     home: Path = Path(".tidemill")
@@ -195,6 +204,7 @@ class Settings:
                 f"could not use log_format={self.log_format!r}. Set TIDEMILL_LOG_FORMAT to "
                 "human or json."
             )
+        check_alert_settings(self)
 
     @property
     def registry_root(self) -> str:

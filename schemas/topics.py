@@ -12,6 +12,9 @@ AUDIT = "tidemill.audit"
 FOREVER_MS = -1
 """Kafka's word for a retention without an end."""
 
+ALERTS = "tidemill.alerts"
+"""What people were told about, of all pipelines."""
+
 MESSAGE_BYTES_MAX = 8 << 20
 """Largest message on topics that carry batches or other people's rejected bytes (8 MiB)."""
 
@@ -189,6 +192,17 @@ def audit_topic() -> Topic:
     )
 
 
+def alerts_topic() -> Topic:
+    """Every notification of every pipeline; one partition, so they are read in their order."""
+    return Topic(
+        name=ALERTS,
+        record="JSON notification",
+        key="pipeline/rule",
+        partitions=1,
+        retention_ms=30 * DAY_MS,
+    )
+
+
 def control_topics() -> tuple[Topic, ...]:
     """The topics that all pipelines share."""
-    return (models_topic(), audit_topic())
+    return (models_topic(), audit_topic(), alerts_topic())

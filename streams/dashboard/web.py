@@ -12,13 +12,13 @@ from schemas.errors import StoreUnavailable, TidemillError, TransientError
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from streams.dashboard import shell
-from streams.dashboard.asking import SQL_BYTES_MAX, Asker
 from streams.dashboard.commands import Commands, Wish
 from streams.dashboard.figures import Figure, Page
 from streams.dashboard.guarding import Guard, harden
 from streams.dashboard.live import Ask, Live, Result, TooManyViewers, as_event
 from streams.dashboard.pages import decision, health, models, overview, pipeline, sql, training
 from streams.dashboard.vitals import Vitals
+from streams.store.asking import SQL_BYTES_MAX, Asker
 
 SILENCE_S_MAX = 10.0
 """Without news a comment goes out, so that either side notices when the other is gone."""

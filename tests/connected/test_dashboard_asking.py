@@ -7,7 +7,7 @@ import pytest
 
 from schemas.errors import PermanentError, StoreUnavailable
 from schemas.settings import Settings
-from streams.dashboard.asking import Asker
+from streams.store.asking import Asker
 from tests.connected.conftest import PASSWORD, Guarded
 
 

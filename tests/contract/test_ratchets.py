@@ -34,6 +34,8 @@ shop = Pipeline(
 )
 
 PUBLIC = {
+    "alert_settings": "AlertSettings check_alert_settings",
+    "alerts": "AlertRule Severity alert alert_problems no_alert",
     "alarms": "Alarm DETECTORS decode_alarm encode_alarm",
     "arrow": "columns_with_nulls read_batch spare_pandas write_batch write_batches",
     "dead_letters": "DeadLetter Reason read_dead_letter",
@@ -55,6 +57,7 @@ PUBLIC = {
     "SIGNATURE TrainingData WEIGHTS "
     "decode_manifest "
     "encode_manifest",
+    "notices": "Notice decode_notice encode_notice",
     "pipeline": "ENVELOPE Online PIPELINE_NAME_LENGTH_MAX Parameter Pipeline TRUTH "
     "Target category label numeric online",
     "predictions": "Prediction encode_predictions",
@@ -66,8 +69,8 @@ PUBLIC = {
     "training": "Check Gate JOB LATENCY_ROWS PROGRESS Progress RESULT ROWS Recipe RowsSource RunResult "
     "SOURCE State TrainingJob Verdict decode_job decode_verdict",
     "undecodable": "UNDECODABLE",
-    "topics": "AUDIT DAY_MS FOREVER_MS MESSAGE_BYTES_MAX MODELS PipelineTopics Topic audit_topic control_topics "
-    "models_topic",
+    "topics": "ALERTS AUDIT DAY_MS FOREVER_MS MESSAGE_BYTES_MAX MODELS PipelineTopics Topic alerts_topic "
+    "audit_topic control_topics models_topic",
 }
 
 
@@ -100,6 +103,9 @@ def test_public_names_of_the_schemas() -> None:
 def test_names_of_the_settings() -> None:
     """A variable that is gone is refused at start-up: every deployment that sets it stops."""
     assert [item.name for item in fields(Settings)] == [
+        "alert_webhook", "alert_webhook_secret", "alert_smtp", "alert_smtp_security", "alert_smtp_ca",
+        "alert_smtp_username", "alert_smtp_password", "alert_email_from", "alert_email_to",
+        "reconcile_every_s", "reconcile_rows_max", "reconcile_s_max",
         "home", "kafka", "kafka_security", "kafka_mechanism", "kafka_username", "kafka_password",
         "kafka_ca", "clickhouse", "clickhouse_ca", "clickhouse_users", "database", "clickhouse_cluster", "registry", "kafka_port",
         "clickhouse_port", "dashboard_port", "replication", "event_bytes_max", "event_time_ahead_ms_max",

@@ -1,9 +1,9 @@
 """One prediction: what was asked, what was answered by whom, and what turned out to be true."""
 
 from schemas.pipeline import Pipeline
-from streams.dashboard.asking import Answer, Asker
 from streams.dashboard.figures import Figure, Page
 from streams.dashboard.pages.pipeline import LATEST, LATEST_DRAWN
+from streams.store.asking import Answer, Asker
 
 ID_LENGTH_MAX = 512
 

@@ -4,8 +4,8 @@ from html import escape
 
 from schemas.features import Category
 from schemas.pipeline import Pipeline
-from streams.dashboard.asking import ANSWER_ROWS_MAX, ANSWER_S_MAX, SQL_BYTES_MAX
 from streams.dashboard.figures import Figure, Page
+from streams.store.asking import ANSWER_ROWS_MAX, ANSWER_S_MAX, SQL_BYTES_MAX
 
 SCHEMA = """\
 SELECT table, arrayStringConcat(groupArray(name), ', ') AS columns

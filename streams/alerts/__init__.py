@@ -1,0 +1,1 @@
+"""Tells people what needs them: rules, readings, states, channels. `core` has no clock, no I/O."""
