@@ -113,7 +113,7 @@ def total(found: Iterable[Pointer]) -> dict[str, int]:
 
 
 @dataclass(slots=True)
-class _Journal:
+class Journal:
     """The examples topic as it was read."""
 
     pending: Offsets
@@ -149,14 +149,15 @@ async def reconcile_ledgers(
     unread = await side.tail(topics.scored.name, offsets, of_scored)
     labels, whole = await _labels(side, settings, offsets, books)
     landed_to = await committed(settings, f"tidemill.{side.pipeline.name}.land")
-    journal = await _journal(side)
+    examples = await side.reader.decided_spans(topics.examples.name)
+    journal = await read_journal(side, examples)
     books.moving = await committed(settings, group) != before
     whole &= {p for p in spans if spans[p].first == 0}
     if any(span.first for span in journal.spans.values()):
         whole = set()
     for p, span in sorted(spans.items()):
         counts = ledgers[p].counts if p in ledgers else {}
-        _own_sums(books, p, counts)
+        books.findings += own_sums(p, counts)
         late = cut(unread.get(p, NONE), span)
         books.predictions_waiting += len(late)
         expected = without(np.unique(cut(predicted.get(p, NONE), span)), late)
@@ -209,10 +210,14 @@ def _good_labels(
     return places
 
 
-async def _journal(side: SourceReader) -> _Journal:
+async def read_journal(side: SourceReader, spans: Mapping[int, Span]) -> Journal:
+    """The examples within ``spans`` of their topic.
+
+    Raises:
+        KafkaUnavailable: no broker answered in time.
+    """
     topic = side.pipeline.topics.examples.name
     side.progress(f"reading {topic}")
-    spans = await side.reader.decided_spans(topic)
     pending: defaultdict[int, list[Int64]] = defaultdict(list)
     steps: defaultdict[int, list[Int64]] = defaultdict(list)
     kinds: defaultdict[int, Counter[str]] = defaultdict(Counter)
@@ -229,7 +234,7 @@ async def _journal(side: SourceReader) -> _Journal:
                 pending[p].append(batch["source_offset"].to_numpy()[here & first])
                 kinds[p].update(batch["kind"].filter(here).to_pylist())
             steps[partition].append(np.full(int(np.count_nonzero(~first)), record.offset))
-    return _Journal(_joined(pending), dict(kinds), _joined(steps), spans)
+    return Journal(_joined(pending), dict(kinds), _joined(steps), dict(spans))
 
 
 def _joined(parts: Mapping[int, list[Int64]]) -> dict[int, Int64]:
@@ -239,7 +244,7 @@ def _joined(parts: Mapping[int, list[Int64]]) -> dict[int, Int64]:
 # -- comparing
 
 
-def _own_sums(books: LedgerBooks, p: int, counts: Mapping[str, int]) -> None:
+def own_sums(p: int, counts: Mapping[str, int]) -> list[Finding]:
     """Each prediction and each label is in exactly one place, as the ledger itself counts."""
     opened = sum(number for name, number in counts.items() if name.startswith("open_"))
     places = {
@@ -249,20 +254,23 @@ def _own_sums(books: LedgerBooks, p: int, counts: Mapping[str, int]) -> None:
             "orphans_evicted",
         ),
     }  # fmt: skip
-    for what, number in places.items():
-        _differs(books, p, f"{what} in the ledger", counts.get(what, 0), number)
+    return [
+        one
+        for what, number in places.items()
+        for one in _differing(p, f"{what} in the ledger", counts.get(what, 0), number)
+    ]
 
 
 def _sum(counts: Mapping[str, int], *names: str) -> int:
     return sum(counts.get(name, 0) for name in names)
 
 
-def _differs(books: LedgerBooks, p: int, what: str, expected: int, found: int) -> None:
-    if expected != found:
-        word = "missing" if found < expected else "doubled"
-        books.findings.append(
-            Finding(what=f"{word} {what}", partition=p, count=abs(expected - found), offsets=[])
-        )
+def _differing(p: int, what: str, expected: int, found: int) -> list[Finding]:
+    if expected == found:
+        return []
+    word = "missing" if found < expected else "doubled"
+    count = abs(expected - found)
+    return [Finding(what=f"{word} {what}", partition=p, count=count, offsets=[])]
 
 
 def _predictions(
@@ -292,19 +300,20 @@ def _held_against_topics(
     books: LedgerBooks, p: int, counts: Mapping[str, int], read: Mapping[str, int]
 ) -> None:
     """What the ledger says it did is what anybody can count: ``read``, by what was counted."""
+    found = books.findings
     for what in ("predictions", "labels"):
-        _differs(books, p, f"{what} taken in", read[what], counts.get(what, 0))
+        found += _differing(p, f"{what} taken in", read[what], counts.get(what, 0))
     sent = read["final"] + read["corrected"]
-    _differs(books, p, "examples of labels", counts.get("joined", 0), sent)
+    found += _differing(p, "examples of labels", counts.get("joined", 0), sent)
     for kind in ("provisional", "expired"):
-        _differs(books, p, f"{kind} examples", counts.get(kind, 0), read[kind])
+        found += _differing(p, f"{kind} examples", counts.get(kind, 0), read[kind])
 
 
 def _rows(
     books: LedgerBooks,
     side: SourceReader,
     rows: Rows,
-    journal: _Journal,
+    journal: Journal,
     landed_to: Mapping[tuple[str, int], int],
 ) -> None:
     """Each example but the first of a prediction is one row."""
@@ -315,24 +324,38 @@ def _rows(
         landed = rows.offsets("examples", side.pipeline, topic, q, span)
         books.steps += len(steps)
         books.step_rows += len(landed)
-        places = np.union1d(steps, landed)
-        wanted = _times(steps, places)
-        found = _times(landed, places)
-        waits = places >= landed_to.get((topic, q), 0)
-        books.rows_waiting += int(np.maximum(wanted - found, 0)[waits].sum())
-        for word, gap in (
-            ("missing", np.where(waits, 0, np.maximum(wanted - found, 0))),
-            ("doubled", np.maximum(found - wanted, 0)),
-        ):
-            if gap.any():
-                books.findings.append(
-                    Finding(
-                        what=f"{word} row in examples",
-                        partition=q,
-                        count=int(gap.sum()),
-                        offsets=places[gap > 0][:EXAMPLES_MAX].tolist(),
-                    )
+        end = landed_to.get((topic, q), 0)
+        waiting, findings = step_findings(q, steps, landed, landed_to=end)
+        books.rows_waiting += waiting
+        books.findings += findings
+
+
+def step_findings(
+    q: int, steps: Int64, landed: Int64, *, landed_to: int
+) -> tuple[int, list[Finding]]:
+    """How many rows of ``steps`` are still on their way, and what is wrong with the others.
+
+    ``steps`` and ``landed`` are offsets of examples of partition ``q``, one per row.
+    """
+    places = np.union1d(steps, landed)
+    wanted = _times(steps, places)
+    found = _times(landed, places)
+    waits = places >= landed_to
+    findings = []
+    for word, gap in (
+        ("missing", np.where(waits, 0, np.maximum(wanted - found, 0))),
+        ("doubled", np.maximum(found - wanted, 0)),
+    ):
+        if gap.any():
+            findings.append(
+                Finding(
+                    what=f"{word} row in examples",
+                    partition=q,
+                    count=int(gap.sum()),
+                    offsets=places[gap > 0][:EXAMPLES_MAX].tolist(),
                 )
+            )
+    return int(np.maximum(wanted - found, 0)[waits].sum()), findings
 
 
 def _times(values: Int64, places: Int64) -> Int64:

@@ -20,6 +20,7 @@ from streams.telemetry import REPORT_AGE_S_MAX, read_reports
 ROUND_S_MAX = 60.0
 """How long one look may take altogether; what is not known then counts as not to be had."""
 ERROR_LENGTH_MAX = 300
+OF_KAFKA = ("lag", "score_lag", "join_lag", "learn_lag", "land_lag", "commit_age_s")
 
 
 class CommitAges:
@@ -95,7 +96,7 @@ class Readings:
     async def read(
         self, asked: Sequence[Asked], given: Mapping[Key, Reading]
     ) -> dict[Key, Reading]:
-        """The reading of each of ``asked``; ``given`` are those that others know.
+        """The reading of each of ``asked`` that anybody knows; ``given`` are those of others.
 
         Keys of ``given`` are a pipeline and a figure.
         """
@@ -122,8 +123,10 @@ class Readings:
                 found[one.key] = answers.get(one.key, late)
             elif one.rule.figure in stack:
                 found[one.key] = stack[one.rule.figure]
-            else:
-                found[one.key] = figures.get(place, late)
+            elif place in figures:
+                found[one.key] = figures[place]
+            elif one.rule.figure in OF_KAFKA:
+                found[one.key] = late
         return found
 
     @property
@@ -137,7 +140,6 @@ class Readings:
         return "kafka" in self._down_s
 
     async def _ask_kafka(self, pipeline: Pipeline) -> dict[Key, Reading]:
-        names = ("lag", "score_lag", "join_lag", "learn_lag", "land_lag", "commit_age_s")
         try:
             if self._lag_reader is None:
                 self._lag_reader = await LagReader(self._settings).__aenter__()
@@ -145,7 +147,7 @@ class Readings:
         except (TidemillError, OSError) as cause:
             await self._let_go()
             self._failed("kafka", cause)
-            return {(pipeline.name, one): Reading(error=short(cause)) for one in names}
+            return {(pipeline.name, one): Reading(error=short(cause)) for one in OF_KAFKA}
         self._answered("kafka")
         found = of_kafka(pipeline.name, behind, self._ages, time.monotonic())
         return {(pipeline.name, name): reading for name, reading in found.items()}

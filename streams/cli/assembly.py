@@ -100,6 +100,15 @@ def start_delivery(stack: "LocalStack", named: Sequence[Named]) -> None:
         )
 
 
+def start_alerts(stack: "LocalStack", named: Sequence[Named]) -> None:
+    """One process that watches all of it and tells people."""
+    from streams.local.tree import Child
+
+    program = [sys.executable, "-P", "-m", "streams.cli.main", "alerts", "run"]
+    references = [item.reference for item in named]
+    stack.add(Child(name="alerts", argv=[*program, *references], role="alerts"))
+
+
 def start_dashboard(stack: "LocalStack") -> str:
     """Serve the pages as a child of the tree; the address. Nothing waits for it.
 

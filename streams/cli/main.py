@@ -25,7 +25,7 @@ COMMANDS = {
     "tail": "Print the newest records of a topic.",
     "sql": "Ask the store.",
     "reconcile": "Count what went in and what came out, record by record.",
-    "alerts": "Tell people what needs them: list, test, silence, run.",
+    "alerts": "Tell people what needs them: list, test, silence; `up` runs it by itself.",
     "doctor": "Check this machine and the set-up, with remedies.",
     "schemas": "Publish what the topics carry: JSON Schema and AsyncAPI.",
     "kafka": "Run one of Kafka's own console tools on the running broker.",

@@ -31,7 +31,10 @@ CONSUMER_OPTIONS = "--from-beginning --isolation-level read_committed --max-mess
     default=True,
     help="Train as the pipeline declares, and judge what is tried.",
 )
-def command(pipelines: tuple[str, ...], workers: int, dashboard: bool, unattended: bool) -> None:
+@click.option("--alerts/--no-alerts", default=True, help="Watch it all, and tell people.")
+def command(
+    pipelines: tuple[str, ...], workers: int, dashboard: bool, unattended: bool, alerts: bool
+) -> None:
     """Start Kafka, ClickHouse, the workers and, if there is none, a first model; then stay.
 
     PIPELINE is the name of a ready pipeline or a path that ends in .py; without one it is flights.
@@ -44,13 +47,15 @@ def command(pipelines: tuple[str, ...], workers: int, dashboard: bool, unattende
       tidemill up my_pipeline.py --workers 2
     """  # noqa: D301
     from schemas.settings import Settings
-    from streams.cli.assembly import assembled, start_dashboard, start_delivery
+    from streams.cli.assembly import assembled, start_alerts, start_dashboard, start_delivery
     from streams.cli.named import Named
 
     named = [Named.load(reference) for reference in pipelines or ("flights",)]
     with assembled(Settings.from_environment(), named, workers=workers) as stack:
         if unattended:
             start_delivery(stack, named)
+        if alerts:
+            start_alerts(stack, named)
         pages = start_dashboard(stack) if dashboard else ""
         print_endpoints(stack.settings, named, pages=pages)
         print_next(named[0])
