@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 from schemas.pipeline import Pipeline
-from schemas.topics import AUDIT, MODELS, Topic
+from schemas.topics import ALERTS, AUDIT, MODELS, Topic
 
 Operation = Literal["READ", "WRITE", "CREATE", "DELETE", "DESCRIBE", "ALTER_CONFIGS"]
 """READ, WRITE, DELETE and ALTER_CONFIGS bring what is needed to describe the same resource."""
@@ -24,6 +24,7 @@ ROLES: Final[Mapping[str, str]] = {
     "deliver": "`tidemill deliver`, `models judge`, and people who promote, hold or roll back",
     "trainer": "`tidemill train`: asks which version serves",
     "dashboard": "`dashboard`, `status`, `tail`, `reconcile`: reads everything, changes nothing",
+    "alerts": "`tidemill alerts run`: reads everything, writes notices",
     "reader": "reads predictions, in groups named <pipeline>.reader...",
     "operator": "creates topics, sets their retention, erases, and writes the audit log",
 }
@@ -93,6 +94,10 @@ def rights(pipeline: Pipeline, role: str, *, principal: str = "") -> list[Right]
         for topic in (MODELS, AUDIT):
             book.add("TOPIC", topic, "READ")
         book.add("GROUP", f"tidemill.{name}.", "DESCRIBE", prefixed=True)
+    elif role == "alerts":
+        book.add("TOPIC", f"{name}.", "READ", prefixed=True)
+        book.add("TOPIC", ALERTS, "WRITE")
+        book.add("GROUP", f"tidemill.{name}.", "DESCRIBE", prefixed=True)
     elif role == "reader":
         book.topics("READ", topics.predictions)
         book.add("GROUP", f"{name}.reader", "READ", prefixed=True)
@@ -138,7 +143,7 @@ class _Book:
     def operator(self, pipeline: str) -> None:
         wide: tuple[Operation, ...] = ("READ", "CREATE", "DELETE", "ALTER_CONFIGS")
         self.add("TOPIC", f"{pipeline}.", *wide, prefixed=True)
-        for topic in (MODELS, AUDIT):
+        for topic in (MODELS, AUDIT, ALERTS):
             self.add("TOPIC", topic, "CREATE", "ALTER_CONFIGS")
         self.add("GROUP", f"tidemill.{pipeline}.", "DESCRIBE", prefixed=True)
         self.control()

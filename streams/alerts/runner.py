@@ -36,7 +36,7 @@ REPORT_S: Final = 1.0
 UNWRITTEN_MAX: Final = 1_000
 """Changes that wait for the store; the oldest are dropped first."""
 STOP_S_MAX: Final = 10.0
-"""How long the last changes may take to be written."""
+"""How long what is being sent, and then what is to be written, may take at the end."""
 
 log = structlog.get_logger()
 
@@ -77,6 +77,7 @@ class Runner:
         self._errors: dict[Key, str] = {}
         self._due_ms: dict[Key, int] = {}
         self._known = False
+        self._stopping = False
         self._client: Client | None = None
 
     def states(self) -> dict[Key, AlertState]:
@@ -104,6 +105,8 @@ class Runner:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(stopped.wait(), LOOK_S)
             finally:
+                self._stopping = True  # what is being sent is sent, or it would come again
+                await asyncio.wait(tasks, timeout=STOP_S_MAX)
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -152,7 +155,7 @@ class Runner:
         self._reporter.write()
 
     async def _speak(self) -> None:
-        while True:
+        while not self._stopping:
             self.report()
             await asyncio.sleep(REPORT_S)
 
@@ -176,7 +179,7 @@ class Runner:
         return {one.key: of[one.rule.figure] for one in due if one.rule.figure in of}
 
     async def _deliver(self, outlet: Outlet) -> None:
-        while True:
+        while not self._stopping:
             wait_s = await outlet.deliver(
                 self,
                 lambda key: self._looks.get(key, "tidemill alerts list"),
