@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from streams.cli.console import console, count, print_json, running_if_any, without_password
+from streams.cli.reference import PIPELINE
 from streams.cli.trend import TREND_S, trend
 
 if TYPE_CHECKING:
@@ -24,24 +25,29 @@ DEADLINE_S = 7.0
 
 
 @click.command("status")
+@click.argument("pipelines", type=PIPELINE, nargs=-1, metavar="[PIPELINE]...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.option("--watch", is_flag=True, help="Once a second until Ctrl-C.")
-def command(as_json: bool, watch: bool) -> None:
+def command(pipelines: tuple[str, ...], as_json: bool, watch: bool) -> None:
     """Show servers, workers, models, lag and rows. Exit code 1 if nothing runs.
 
+    Workers are those of this home. PIPELINE is needed where `tidemill up` does not run, to know
+    whose lag and models to ask for.
+
     \b
-    Example:
+    Examples:
       tidemill status --json | jq '.workers[] | {name, state, detail}'
+      TIDEMILL_KAFKA=k1:9092 TIDEMILL_CLICKHOUSE=http://ch:8123 tidemill status flights
     """  # noqa: D301
     if watch and not as_json:
         from rich.live import Live
 
         with Live(console=console(), auto_refresh=False, screen=False) as live:
             while True:
-                live.update(_renderable(gather()), refresh=True)
+                live.update(_renderable(gather(pipelines)), refresh=True)
                 time.sleep(1.0)
     while True:
-        found = gather()
+        found = gather(pipelines)
         if as_json:
             print_json(found)
         else:
@@ -51,12 +57,16 @@ def command(as_json: bool, watch: bool) -> None:
         time.sleep(1.0)
 
 
-def gather() -> dict[str, Any]:
-    """Everything that `--json` prints. Takes at most a little more than `DEADLINE_S`."""
+def gather(references: Sequence[str] = ()) -> dict[str, Any]:
+    """Everything that `--json` prints, of ``references`` or what `tidemill up` runs here.
+
+    Takes at most a little more than `DEADLINE_S`.
+    """
     from schemas.loading import load_pipeline
 
     settings, stack = running_if_any()
-    pipelines = [load_pipeline(reference) for reference in (stack.pipelines if stack else [])]
+    named = references or (stack.pipelines if stack else [])
+    pipelines = [load_pipeline(reference) for reference in named]
     found: dict[str, Any] = {
         "running": stack is not None or bool(settings.kafka and settings.clickhouse),
         "home": str(settings.home),

@@ -5,6 +5,7 @@ that everybody may use, the commands run as user 10001, as they would in the ima
 """
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -215,6 +216,11 @@ def test_commands_of_compose_and_units_serve_a_pipeline(
         time.sleep(0.5)
     client.close()
     assert rows == EVENTS
+    status = json.loads(
+        installed.run("land", ["tidemill", "status", str(file), "--json"], shared).stdout
+    )
+    assert set(status["lag"][name]) >= {"score", "join", "learn", "land"}
+    assert status["models"][name]["epoch"] == 1
     assert (installed.folder / "shared/keys/signing.pem").stat().st_mode & 0o777 == 0o600
     assert installed.stop() == dict.fromkeys((*ours, "unit"), 0)
     assert installed.run("score", ["tidemill", "health", "--age", "0.1"], {}).returncode == 1
