@@ -1,26 +1,21 @@
 """Who made it: Ed25519 signatures over whatever is loaded into a process.
 
 A home makes its own key at its first start. Several machines share one key, or each trusts the
-public keys of the others (``TIDEMILL_TRUSTED_KEYS``). To rotate: add the new public key to the
-trusted ones everywhere, then give the signers the new file, then drop the old public key when
-nothing it signed is read any more.
+public keys of the others (``TIDEMILL_TRUSTED_KEYS``, or `tidemill keys trust`). `tidemill keys
+rotate` replaces the key, `tidemill keys revoke` takes the trust back (`models.keys`).
 """
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from schemas.errors import SettingsError, SignatureRefused
+from models.keys import RAW, KeyFiles, parse_keys, public_key
+from schemas.errors import SignatureRefused
 from schemas.undecodable import UNDECODABLE
-
-_RAW = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
 class _Envelope(msgspec.Struct, array_like=True):
@@ -43,15 +38,26 @@ class Keyring:
     """
 
     def __init__(self, private: Ed25519PrivateKey, trusted: Iterable[bytes] = ()) -> None:
-        self._private = private
-        self.public = private.public_key().public_bytes(*_RAW)
-        """The own public key, 32 raw bytes; others trust it by its hexadecimal form."""
-        self._trusted = {
-            key.hex(): Ed25519PublicKey.from_public_bytes(key) for key in (self.public, *trusted)
-        }
+        self._files: KeyFiles | None = None
+        self._stamp = 0
+        self._revoked: set[str] = set()
+        self._take(private, trusted)
+
+    @classmethod
+    def of_files(cls, files: KeyFiles) -> Self:
+        """The keyring in ``files``, which follows them when they change.
+
+        Raises:
+            SettingsError: a file cannot be used.
+        """
+        ring = cls(files.private())
+        ring._files, ring._stamp = files, -1
+        ring._refresh()
+        return ring
 
     def sign(self, purpose: str, content: bytes) -> bytes:
         """``content`` in a signed envelope that is good for ``purpose`` only."""
+        self._refresh()
         signature = self._private.sign(_signed(purpose, content))
         return _encode(_Envelope(1, self.public.hex(), signature, content))
 
@@ -61,25 +67,54 @@ class Keyring:
         Raises:
             SignatureRefused: it is no envelope, the key is not trusted, or a byte was changed.
         """
-        try:
-            found = _decode(envelope)
-        except UNDECODABLE as cause:
-            raise SignatureRefused(f"could not check a signature: no envelope: {cause}") from cause
-        key = self._trusted.get(found.key)
-        if found.version != 1 or key is None:
+        self._refresh()
+        found = _envelope(envelope)
+        if found.version != 1 or found.key not in self._trusted:
+            why = "was revoked" if found.key in self._revoked else "is not trusted here"
             raise SignatureRefused(
                 f"could not trust a {purpose}: version={found.version} signed by "
-                f"key={found.key[:16]}, which is not trusted here. If it should be, add the whole "
-                "key to TIDEMILL_TRUSTED_KEYS."
+                f"key={found.key[:16]}, which {why}. If it should be, add the whole key to "
+                "TIDEMILL_TRUSTED_KEYS, or `tidemill keys trust` it."
             )
-        try:
-            key.verify(found.signature, _signed(purpose, found.content))
-        except InvalidSignature as cause:
-            raise SignatureRefused(
-                f"could not trust a {purpose}: the signature of key={found.key[:16]} does not fit; "
-                f"bytes={len(found.content)} were changed or signed for something else"
-            ) from cause
+        _check(purpose, found)
         return found.content
+
+    def open_history(self, purpose: str, envelope: bytes) -> tuple[bytes, str]:
+        """Content and signer of ``envelope``, also if its key was revoked meanwhile.
+
+        For records of the past alone: whether the key was good at that time is for the caller.
+
+        Raises:
+            SignatureRefused: it is no envelope, nobody here ever knew the key, or a byte was
+                changed.
+        """
+        self._refresh()
+        found = _envelope(envelope)
+        if found.version != 1 or not (found.key in self._trusted or found.key in self._revoked):
+            raise SignatureRefused(
+                f"could not check a {purpose}: key={found.key[:16]} was never trusted here. If it "
+                "should be, `tidemill keys trust` the whole key."
+            )
+        _check(purpose, found)
+        return found.content, found.key
+
+    def _take(self, private: Ed25519PrivateKey, trusted: Iterable[bytes]) -> None:
+        self._private = private
+        self.public = private.public_key().public_bytes(*RAW)
+        """The own public key, 32 raw bytes; others trust it by its hexadecimal form."""
+        every = (self.public, *trusted)
+        self._trusted = {public_key(key.hex()).public_bytes(*RAW).hex() for key in every}
+
+    def _refresh(self) -> None:
+        """Read the files again if they have changed: one look at a file's time per signature."""
+        if self._files is None or (stamp := self._files.stamp()) == self._stamp:
+            return
+        known = self._files.known()
+        trusted = {key for key, one in known.items() if one.state == "trusted"}
+        self._take(self._files.private(), [*self._files.others, *map(bytes.fromhex, trusted)])
+        self._revoked = set(known) - trusted
+        self._trusted -= self._revoked
+        self._stamp = stamp
 
 
 def load_keyring(path: Path, trusted: str = "") -> Keyring:
@@ -90,51 +125,25 @@ def load_keyring(path: Path, trusted: str = "") -> Keyring:
     Raises:
         SettingsError: the file is no Ed25519 key or readable for others, or a public key is none.
     """
-    if not path.exists():
-        _make(path)
+    return Keyring.of_files(KeyFiles(path, parse_keys(trusted)))
+
+
+def _envelope(envelope: bytes) -> _Envelope:
     try:
-        mode = path.stat().st_mode & 0o777
-        private = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as cause:
-        raise SettingsError(
-            f"could not use signing_key={path}: {cause}. Set TIDEMILL_SIGNING_KEY to a PEM file "
-            "with an Ed25519 key and no password."
-        ) from cause
-    if not isinstance(private, Ed25519PrivateKey):
-        raise SettingsError(f"could not use signing_key={path}: it is no Ed25519 key.")
-    if mode & 0o077:
-        raise SettingsError(
-            f"could not use signing_key={path}: mode={mode:o} lets others read it. chmod 600 it."
-        )
+        return _decode(envelope)
+    except UNDECODABLE as cause:
+        raise SignatureRefused(f"could not check a signature: no envelope: {cause}") from cause
+
+
+def _check(purpose: str, found: _Envelope) -> None:
     try:
-        keys = [bytes.fromhex(text) for text in filter(None, map(str.strip, trusted.split(",")))]
-        return Keyring(private, keys)
-    except ValueError as cause:
-        raise SettingsError(
-            f"could not use trusted_keys: {cause}. Each is 64 hexadecimal digits, with commas "
-            "between them."
+        public_key(found.key).verify(found.signature, _signed(purpose, found.content))
+    except InvalidSignature as cause:
+        raise SignatureRefused(
+            f"could not trust a {purpose}: the signature of key={found.key[:16]} does not fit; "
+            f"bytes={len(found.content)} were changed or signed for something else"
         ) from cause
 
 
 def _signed(purpose: str, content: bytes) -> bytes:
     return b"tidemill 1\0" + purpose.encode() + b"\0" + content
-
-
-def _make(path: Path) -> None:
-    """Write a new key so that of several processes that try at once one wins, with a whole file."""
-    pem = Ed25519PrivateKey.generate().private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):  # another was quicker: its key is the home's
-            os.link(draft, path)
-    finally:
-        Path(draft).unlink()

@@ -83,6 +83,15 @@ class Settings(AlertSettings):
     replication: int = 1
     """Replication factor of topics that Tidemill creates."""
 
+    topic_retention_days: int = 7
+    """How long topics keep records; must cover horizon, corrections and the longest outage."""
+
+    dead_letter_retention_days: int = 30
+    """How long the topics of dead letters and of alerts keep theirs."""
+
+    row_retention_days: int = 400
+    """How long tables keep rows. Decisions, the audit log and what was erased stay for good."""
+
     event_bytes_max: int = 65_536
     """Largest event or label that is decoded; larger ones become dead letters."""
 
@@ -183,6 +192,11 @@ class Settings(AlertSettings):
                 f"could not use batch_rows_max={self.batch_rows_max}: it is larger than "
                 f"in_flight_rows_max={self.in_flight_rows_max}, so no batch could ever be fetched. "
                 "Lower TIDEMILL_BATCH_ROWS_MAX or raise TIDEMILL_IN_FLIGHT_ROWS_MAX."
+            )
+        if self.kafka_mechanism not in {"SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"}:
+            raise SettingsError(
+                f"could not use kafka_mechanism={self.kafka_mechanism!r}. Set "
+                "TIDEMILL_KAFKA_MECHANISM to SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN."
             )
         if self.kafka_security not in {"PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"}:
             raise SettingsError(

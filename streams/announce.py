@@ -2,13 +2,12 @@
 
 Writers are fenced: all share a transactional id, so of two at once the one that started first is
 refused by the broker, and each has read everything that was committed before it. Epochs therefore
-grow by one and none is used twice.
+grow by one and none is used twice. Each announcement is one transaction with its audit entry.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from models import rollout
@@ -18,10 +17,11 @@ from schemas.manifest import ANNOUNCEMENT_SIGNATURE, Announcement, NamedVersion
 from schemas.settings import Settings
 from schemas.topics import MODELS
 from streams.committed import CommittedReader, Record
-from streams.rights import CONTROL_ID
+from streams.control import FENCED, TIMEOUT_S, ControlWriter, Outgoing, records_of
 
-TIMEOUT_S = 30.0
-"""For each of: connecting, reading the topic, sending."""
+ATTEMPTS_MAX = 5
+RETRY_S = 0.1
+"""Pause before the second attempt; later ones grow by as much."""
 
 Change = Callable[[Announcement | None], Announcement]
 """From what is announced (None: nothing yet) to what shall be."""
@@ -104,35 +104,46 @@ def opened(record: Record, keyring: Keyring) -> Announcement:
 
 
 async def _change(settings: Settings, pipeline: str, how: Change) -> Announcement:
-    keyring = load_keyring(settings.signing_key_file, settings.trusted_keys)
-    producer = AIOKafkaProducer(
-        **settings.kafka_client_options(),
-        transactional_id=CONTROL_ID,
-        transaction_timeout_ms=int(TIMEOUT_S * 1000),
-    )
-    try:
-        await asyncio.wait_for(producer.start(), TIMEOUT_S)  # from here on others are fenced
-        announcement = how(newest(await _records(settings), pipeline, keyring))
-        value, signature = rollout.seal(keyring, announcement)
-        async with producer.transaction():
-            await asyncio.wait_for(
-                producer.send_and_wait(
-                    MODELS,
-                    key=pipeline.encode(),
-                    value=value,
-                    headers=[(ANNOUNCEMENT_SIGNATURE, signature)],
-                ),
-                TIMEOUT_S,
-            )
-    finally:
-        await producer.stop()
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        seen: list[Announcement | None] = []
+        try:
+            return await _change_once(settings, pipeline, how, seen)
+        except FENCED:
+            # By a writer for another pipeline: then nothing has changed here, and it is our turn.
+            unchanged = seen and await champion(settings, pipeline) == seen[0]
+            if attempt == ATTEMPTS_MAX or not unchanged:
+                raise
+            await asyncio.sleep(RETRY_S * attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+async def _change_once(
+    settings: Settings, pipeline: str, how: Change, seen: list[Announcement | None]
+) -> Announcement:
+    async with ControlWriter(settings) as writer:  # from here on others are fenced
+        before = newest(await writer.records(MODELS), pipeline, writer.keyring)
+        seen.append(before)
+        announcement = how(before)
+        value, signature = rollout.seal(writer.keyring, announcement)
+        record = Outgoing(
+            topic=MODELS,
+            key=pipeline.encode(),
+            value=value,
+            headers=((ANNOUNCEMENT_SIGNATURE, signature),),
+        )
+        await writer.commit(
+            [record],
+            at_ms=announcement.announced_at_ms,
+            action=announcement.action,
+            subject=pipeline,
+            before=before,
+            after=announcement,
+            reason=announcement.reason,
+        )
     return announcement
 
 
 async def _records(settings: Settings) -> list[Record]:
     """Every record that is on the topic now."""
-    found: list[Record] = []
     async with CommittedReader(settings, deadline_s=TIMEOUT_S) as reader:
-        async for _partition, records in reader.read(MODELS, await reader.spans(MODELS)):
-            found += records
-    return found
+        return await records_of(reader, MODELS)

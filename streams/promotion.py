@@ -11,6 +11,7 @@ from schemas.manifest import Announcement, Manifest, NamedVersion
 from schemas.settings import Settings
 from schemas.training import Verdict
 from streams.announce import change
+from streams.audit import copy_if_any
 from streams.store.client import connect
 from streams.store.runs import Decision, insert_decision
 
@@ -227,6 +228,7 @@ def record(settings: Settings, decision: Decision) -> None:
         insert_decision(client, decision)
     finally:
         client.close()
+    copy_if_any(settings)
 
 
 def referenced(settings: Settings, pipeline: str) -> set[str]:

@@ -31,6 +31,7 @@ from schemas.training import (
     RunResult,
     TrainingJob,
 )
+from streams.audit import note
 from streams.local.child import ChildProcess
 from streams.store.client import Client
 from streams.store.runs import insert_decision, insert_progress, of_verdict
@@ -183,6 +184,14 @@ def run_job(
     verdict = result.verdict
     if verdict is not None and client is not None:
         follower.tried(lambda: insert_decision(client, of_verdict(verdict)))
+    if result.version:
+        note(
+            settings,
+            action="register version",
+            subject=f"{job.pipeline}/{result.version}",
+            at_ms=time.time_ns() // 1_000_000,
+            after={"run": job.run, "passed": verdict is not None and verdict.passed},
+        )
     return result
 
 

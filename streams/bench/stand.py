@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from schemas.loading import load_pipeline
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
-from schemas.topics import Topic, models_topic
+from schemas.topics import Topic, control_topics
 from streams.announce import announce
 from streams.bench import reading
 from streams.bench.rivals.request import Request, environment
@@ -324,7 +324,7 @@ def standing(home: Path, *, say: Callable[[str], None]) -> Iterator[Stand]:
     pipeline = load_pipeline(PIPELINE)
     started = time.monotonic()
     with LocalStack(settings, pipelines=[PIPELINE]) as stack:
-        create_topics(stack.settings, [*pipeline.topics.all(), models_topic()])
+        create_topics(stack.settings, [*pipeline.topics.all(), *control_topics()])
         migrate(stack.settings)
         client = connect(stack.settings)
         create_views(client, pipeline)

@@ -1,5 +1,6 @@
 """`tidemill acl`: the rights that each role needs on the brokers, printed or set."""
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -69,13 +70,26 @@ def command(
 
 
 def _apply(pipeline: str, wanted: "list[Right]", *, revoke: bool) -> "dict[str, list[Right]]":
+    from schemas.topics import audit_topic
+    from streams.audit import append
+    from streams.transport.administration import create_topics
     from streams.transport.authorization import present_rights, set_rights
 
     settings, _stack = running_if_any()
+    create_topics(settings, [audit_topic()])
     present = set(present_rights(settings, (right.principal for right in wanted)))
     missing, beyond = sorted(set(wanted) - present), sorted(present - set(wanted))
     revoked = beyond if revoke else []
     set_rights(settings, grant=missing, revoke=revoked)
+    if missing or revoked:
+        append(
+            settings,
+            action="set rights",
+            subject=pipeline,
+            at_ms=time.time_ns() // 1_000_000,
+            before=[_sentence(right) for right in sorted(present)],
+            after=[_sentence(right) for right in sorted((present | set(missing)) - set(revoked))],
+        )
     left = [] if revoke else beyond
     return {"granted": missing, "revoked": revoked, "beyond": left}
 

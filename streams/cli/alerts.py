@@ -107,11 +107,13 @@ def silence(pipeline: str | None, rule: str | None, lasting: str, reason: str, i
       tidemill alerts silence --end 3f9c01aa
     """  # noqa: D301
     from streams.alerts.keeping import ended, insert_silence, read_silences
+    from streams.audit import note
     from streams.store.client import connect
 
     now_ms = _now_ms()
     wanted = None if id_ else _silence(pipeline, rule, lasting, reason, now_ms)
-    client = connect(running())
+    settings = running()
+    client = connect(settings)
     try:
         if wanted is None:
             wanted = ended(read_silences(client, now_ms=now_ms), id_, now_ms=now_ms)
@@ -119,6 +121,14 @@ def silence(pipeline: str | None, rule: str | None, lasting: str, reason: str, i
     finally:
         client.close()
     about = f"{wanted.pipeline}/{wanted.rule}"
+    note(
+        settings,
+        action="end silence" if id_ else "silence",
+        subject=about,
+        at_ms=now_ms,
+        after={"id": wanted.id, "until_ms": wanted.until_ms},
+        reason=wanted.reason,
+    )
     if id_:
         console().print(f"the silence about {about} has ended")
     else:

@@ -162,15 +162,18 @@ def prepare(settings: Settings, named: Sequence[Named]) -> None:
     """
     from schemas.topics import control_topics
     from streams.store.client import connect
+    from streams.store.expiry import keep_rows
     from streams.store.migrations import migrate
     from streams.store.views import create_views
     from streams.transport.administration import create_topics
 
     topics = [topic for item in named for topic in item.pipeline.topics.all()]
     create_topics(settings, [*topics, *control_topics()])
-    migrate(settings)
+    changed = migrate(settings)
     client = connect(settings)
     try:
+        if changed:  # new tables keep rows as long as the settings say; old ones are left alone
+            keep_rows(client, settings)
         for item in named:
             create_views(client, item.pipeline)
     finally:

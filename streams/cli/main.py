@@ -34,6 +34,9 @@ COMMANDS = {
     "acl": "Print or set the rights that each role needs on the brokers.",
     "prepare": "Create topics, tables and a first model, for workers that a cluster starts.",
     "health": "Say whether a process is alive, for probes.",
+    "keys": "List, rotate, trust and revoke the keys that sign.",
+    "retention": "Show or set how long topics and tables keep what.",
+    "audit": "List who did what, and check that the list is whole.",
     "bench": "Measure this machine, paired with what people would use instead.",
     "completion": "Print what bash, zsh or fish need to complete commands.",
 }

@@ -215,6 +215,7 @@ def prune(pipeline: str, days: int, dry_run: bool) -> None:
       tidemill models prune flights --dry-run
     """  # noqa: D301
     from models.registry import open_registry
+    from streams.audit import note
     from streams.promotion import garbage, in_use, referenced
 
     settings = running()
@@ -230,6 +231,8 @@ def prune(pipeline: str, days: int, dry_run: bool) -> None:
     for version in names:
         if not dry_run:
             registry.remove(name, version)
+            removed = f"{name}/{version}"
+            note(settings, action="remove version", subject=removed, at_ms=_now_ms())
         console().print(f"{'would remove' if dry_run else 'removed'} {version}")
     if not names:
         console().print("nothing to remove")

@@ -5,27 +5,18 @@ import asyncio
 import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError
 
 from schemas.errors import KafkaUnavailable
 from schemas.manifest import Announcement
 from schemas.settings import Settings
-from schemas.topics import MODELS, models_topic
+from schemas.topics import MODELS, control_topics
 from streams import announce as announcing
+from streams.transport.administration import create_topics
 
 
 async def make_models_topic(kafka: str) -> None:
-    topic = models_topic()
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
-    await admin.start()
-    try:
-        new = NewTopic(topic.name, topic.partitions, 1, topic_configs=topic.configuration())
-        await admin.create_topics([new])
-    except TopicAlreadyExistsError:
-        pass
-    finally:
-        await admin.close()
+    """And that of the audit log, which each announcement needs."""
+    await asyncio.to_thread(create_topics, Settings(kafka=kafka), control_topics())
 
 
 async def newest(kafka: str, pipeline: str) -> Announcement:

@@ -20,7 +20,7 @@ from schemas.loading import load_pipeline
 from schemas.manifest import Announcement
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
-from schemas.topics import models_topic
+from schemas.topics import control_topics
 from schemas.training import Check, Verdict
 from streams import judging
 from streams.announce import announce, champion
@@ -80,7 +80,7 @@ def test_a_rollout_ends_as_its_labels_say(
     file.write_text(DECLARATION.format(name=name))
     pipeline = load_pipeline(str(file))
     settings = Settings(kafka=kafka, home=tmp_path)
-    create_topics(settings, [*pipeline.topics.all(), models_topic()])
+    create_topics(settings, [*pipeline.topics.all(), *control_topics()])
     registry = open_registry(settings)
     old, old_digest = publish(registry, pipeline, before)
     new, new_digest = publish(registry, pipeline, tried)

@@ -37,6 +37,7 @@ PUBLIC = {
     "alert_settings": "AlertSettings check_alert_settings",
     "alerts": "AlertRule Severity alert alert_problems no_alert",
     "alarms": "Alarm DETECTORS decode_alarm encode_alarm",
+    "audit": "AuditEntry FIRST decode_entry encode_entry entry_digest",
     "arrow": "columns_with_nulls read_batch spare_pandas write_batch write_batches",
     "dead_letters": "DeadLetter Reason read_dead_letter",
     "drift": "Drift FALSE_ALARM_EVERY_MAX FALSE_ALARM_EVERY_MIN SETTLE_EXAMPLES_MAX drift "
@@ -108,7 +109,8 @@ def test_names_of_the_settings() -> None:
         "reconcile_every_s", "reconcile_rows_max", "reconcile_s_max",
         "home", "kafka", "kafka_security", "kafka_mechanism", "kafka_username", "kafka_password",
         "kafka_ca", "clickhouse", "clickhouse_ca", "clickhouse_users", "database", "clickhouse_cluster", "registry", "kafka_port",
-        "clickhouse_port", "dashboard_port", "replication", "event_bytes_max", "event_time_ahead_ms_max",
+        "clickhouse_port", "dashboard_port", "replication", "topic_retention_days", "dead_letter_retention_days",
+        "row_retention_days", "event_bytes_max", "event_time_ahead_ms_max",
         "batch_rows_max", "in_flight_rows_max", "partition_rows_max", "fetch_wait_ms_max",
         "at_once_commit_ms_max", "inline_rows_max", "inference", "session_timeout_ms", "transaction_timeout_ms",
         "land_fetch_wait_ms_max", "land_rows_min", "land_rows_max", "land_age_ms_max", "land_few_age_ms_max",
