@@ -26,6 +26,8 @@ COMMANDS = {
     "sql": "Ask the store.",
     "reconcile": "Count what went in and what came out, record by record.",
     "alerts": "Tell people what needs them: list, test, silence; `up` runs it by itself.",
+    "backup": "Copy store, models and label ledgers into a folder.",
+    "restore": "Bring back what a backup holds.",
     "doctor": "Check this machine and the set-up, with remedies.",
     "schemas": "Publish what the topics carry: JSON Schema and AsyncAPI.",
     "kafka": "Run one of Kafka's own console tools on the running broker.",
