@@ -27,7 +27,7 @@ from tests.unit.test_deploy_files import ROOT, compose, images, instructions, un
 
 EVENTS = 500
 USER = 10001
-READY_S_MAX = 240.0
+READY_S_MAX = 400.0
 PIPELINE = """
 from schemas.pipeline import Pipeline
 from schemas.pipelines.flights import flights
