@@ -191,7 +191,7 @@ def test_commands_of_compose_and_units_serve_a_pipeline(
 
     done = installed.run("prepare", argv("prepare"), shared)
     assert done.returncode == 0, done.stdout + done.stderr
-    ours = ["score", "join", "learn", "land", "deliver", "dashboard"]
+    ours = ["score", "join", "learn", "land", "deliver", "alerts", "dashboard"]
     for service in ours:
         installed.start(service, argv(service), shared)
     [program, *words] = units()["tidemill-score@.service"]
