@@ -1,7 +1,7 @@
 """Reads topics as any careful consumer sees them: `read_committed`, from their beginning to now."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
@@ -207,7 +207,7 @@ class CommittedReader:
 
     async def read(
         self, topic: str, spans: Mapping[int, Span]
-    ) -> AsyncIterator[tuple[int, list[Record]]]:
+    ) -> AsyncGenerator[tuple[int, list[Record]], None]:
         """Every visible record inside ``spans``, in runs of one partition, in offset order.
 
         Offsets may be missing: transaction markers, rolled-back transactions and compaction leave
