@@ -172,7 +172,7 @@ class CommittedReader:
 
     async def follow(
         self, topic: str, offsets: Mapping[int, int], *, records_max: int = RECORDS_MAX
-    ) -> AsyncIterator[tuple[int, list[Record]]]:
+    ) -> AsyncGenerator[tuple[int, list[Record]], None]:
         """Every visible record from ``offsets`` on, without an end; empty runs when none is new.
 
         Runs of one partition, in offset order. The client fetches ahead by at most one answer per
