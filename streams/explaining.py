@@ -30,7 +30,6 @@ from models.hybrid import Corrector, OnlineModel, logits
 from models.online import fingerprint
 from models.protocol import FeatureColumns, Floats
 from models.registry import Registry, open_registry
-from models.river_linear import Linear
 from models.signing import load_keyring
 from schemas.errors import KafkaUnavailable, PermanentError, SchemaError
 from schemas.features import split
@@ -250,6 +249,8 @@ def _blended(deep: Attribution, online: Attribution, weights: Sequence[float]) -
 
 
 def _of_learner(model: OnlineModel, columns: FeatureColumns, *, binary: bool) -> Attribution:
+    from models.river_linear import Linear  # River: only where a learner had a share
+
     learner: Any = model.learner
     if isinstance(learner, Linear):
         shares, intercept = learner.shares(columns)

@@ -6,7 +6,7 @@ from streams.dashboard.figures import Figure, Page
 RUNS = """\
 SELECT run, argMax(state, at) AS last_state, min(at) AS began,
     date_diff('second', min(at), max(at)) AS seconds,
-    max(step) / greatest(1, max(steps_max)) AS progress,
+    if(last_state = 'done', 1, max(step) / greatest(1, max(steps_max))) AS progress,
     if(last_state IN ('done', 'failed'), NULL, argMax(seconds_left, at)) AS left_s,
     max(epoch) AS epochs, min(validation_loss) AS best_loss, max(examples_per_s) AS examples_s,
     max(ranks) AS processes, if(last_state = 'failed', argMax(detail, at), '') AS why
@@ -100,9 +100,9 @@ def page(pipeline: Pipeline) -> Page:
                     "styles": {"run": "code", "last_state": "tag", "began": "minute",
                                "progress": "progress"},
                     "tags": tags,
-                    "titles": {"last_state": "state", "left_s": "seconds left",
-                               "best_loss": "best loss", "examples_s": "examples/s",
-                               "began": "began (UTC)"},
+                    "titles": {"last_state": "state", "left_s": "left (s)", "seconds": "took (s)",
+                               "best_loss": "best loss", "examples_s": "rows/s",
+                               "processes": "ranks", "began": "began (UTC)"},
                 },
                 empty=empty,
                 wide=True,
@@ -116,6 +116,7 @@ def page(pipeline: Pipeline) -> Page:
                 drawn={
                     "styles": {"at": "minute", "version": "code", "champion": "code",
                                "decision": "tag"},
+                    "titles": {"at": "at (UTC)"},
                     "tags": tags | {"failed": "bad", "wait": ""},
                 },
                 empty="No version has been judged yet.",

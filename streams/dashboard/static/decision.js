@@ -1,7 +1,7 @@
 // One prediction, from the question to the truth.
 import { el, get, how, message } from "./dom.js";
 import { why } from "./why.js";
-import { duration, full, minute, moment, clock } from "./numbers.js";
+import { duration, full, minute, moment, clock, percent } from "./numbers.js";
 
 const box = document.getElementById("decision");
 const id = new URLSearchParams(location.search).get("id");
@@ -49,7 +49,7 @@ function answer(found, made, last) {
   const right = binary && truth !== null ? (made.score > 0.5) === (truth > 0.5) : null;
   return section(`${found.target.replaceAll("_", " ")}?`,
     el("dl", { class: "tiles" },
-      pair("answered", binary ? `${(100 * made.score).toFixed(1)} %` : full(made.score)),
+      pair("answered", binary ? percent(made.score) : full(made.score)),
       pair("truth", truth === null ? (last ? "never came" : "not known yet") : binary ? (truth > 0.5 ? "yes" : "no") : full(truth)),
       right === null ? null : el("div", {}, el("dt", {}, "so it was"), el("dd", {}, el("span", { class: `tag ${right ? "good" : "bad"}` }, right ? "right" : "wrong")))),
     rows([["event", made.event_id], [found.key.replaceAll("_", " "), made[found.key] ?? made[`feature_${found.key}`]], ["version", made.model_version],
@@ -75,6 +75,7 @@ function way(made, last) {
   const at = (text) => moment(text);
   const line = [["in Kafka", at(made.produced_at)], ["answered", at(made.predicted_at)], ["in SQL", at(made.landed_at)]];
   if (last?.known_at) line.push([last.kind === "expired" ? "given up" : "truth known", at(last.known_at)]);
+  line.sort(([, one], [, other]) => one - other); // the truth may be known before the row is landed
   let before = null;
   return section("Its way", el("ol", { class: "way" }, line.map(([what, ms]) => {
     const gap = before === null ? `event of ${minute(at(made.event_time))}` : ms - before < 10000 ? `${ms - before} ms later` : `${duration((ms - before) / 1000)} later`;

@@ -22,6 +22,13 @@ export function full(x) {
   return Math.abs(x) >= 1000 ? whole(x) : Number(x.toPrecision(4)).toString();
 }
 
+// A probability; what is nearly certain is not shown as certain.
+export function percent(p) {
+  if (p > 0 && p < 0.0005) return "< 0.1 %";
+  if (p < 1 && p >= 0.9995) return "> 99.9 %";
+  return `${(100 * p).toFixed(1)} %`;
+}
+
 // The store speaks UTC and says so in no other way.
 export function moment(text) {
   const at = Date.parse(`${String(text).replace(" ", "T")}Z`);

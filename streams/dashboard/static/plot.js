@@ -124,7 +124,8 @@ function curve(plot, answer, drawn, title) {
   for (const one of all.toReversed()) {
     const at = one.points.map(([px, v]) => [made.x(px), v === null ? null : made.y(v)]);
     const colour = `var(--s${one.i % 6})`;
-    if (drawn.area && one.i === 0 && at.length > 1) made.picture.append(svg("path", { d: `${path(at)}L${at.at(-1)[0]} ${made.y(0)}L${at[0][0]} ${made.y(0)}Z`, fill: colour, opacity: 0.12 }));
+    const there = at.filter(([, py]) => py !== null);
+    if (drawn.area && one.i === 0 && there.length > 1) made.picture.append(svg("path", { d: `${path(there)}L${there.at(-1)[0]} ${made.y(0)}L${there[0][0]} ${made.y(0)}Z`, fill: colour, opacity: 0.12 }));
     made.picture.append(svg("path", { d: path(at), fill: "none", stroke: colour, "stroke-width": one.i === 0 ? 2.2 : 1.6, "stroke-dasharray": DASHES[one.i % 6], "stroke-linejoin": "round" }));
     if (one.points.length < 3 || drawn.dots) for (const [px, py] of at) if (py !== null) made.picture.append(svg("circle", { cx: px, cy: py, r: 3, fill: colour }));
   }

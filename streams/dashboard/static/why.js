@@ -1,6 +1,6 @@
 // What each feature added to one answer: bars with signs, from a baseline to the answer.
 import { el, message, svg } from "./dom.js";
-import { full } from "./numbers.js";
+import { full, percent } from "./numbers.js";
 
 const SHOWN_MAX = 10;
 const ROW = 30, THICK = 16, SIGNED = 58;
@@ -10,7 +10,7 @@ const signed = (x) => `${x < 0 ? "\u2212" : "+"}${Math.abs(x).toFixed(Math.abs(x
 
 export function why(plot, told, found) {
   const binary = told.unit === "log-odds";
-  const score = (x) => (binary ? `${(100 * x).toFixed(1)} %` : full(x));
+  const score = (x) => (binary ? percent(x) : full(x));
   const target = found.target.replaceAll("_", " ");
   const lines = linesOf(told);
   const moved = told.contributions.some((one) => one.adds);
