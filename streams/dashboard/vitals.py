@@ -134,7 +134,7 @@ class Vitals:
                 row = rows.setdefault((role, one["topic"]), start)
                 row["waiting"] += one["lag"]
                 row["stands still"] = max(row["stands still"], one["still_s"])
-                row[str(one["partition"])] = one["lag"]
+                row[f"p{one['partition']}"] = one["lag"]
         return list(rows.values())
 
     async def announced(self, name: str) -> dict[str, Any] | None:

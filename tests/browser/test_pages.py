@@ -177,6 +177,11 @@ def test_a_question_of_ones_own_is_answered_drawn_and_refused(
     with page.expect_download() as saved:
         page.get_by_role("button", name="Save CSV").click()
     assert Path(saved.value.path()).read_text().splitlines()[:2] == ["number,square", "0,0"]
+    page.fill("#sql", "SELECT ['one', 'two'][number + 1] AS word, number AS n FROM numbers(2)")
+    page.click("#run")
+    answered(page)
+    page.get_by_role("button", name="Chart").click()
+    assert page.locator("#answer svg text", has_text="two").count() == 1, "words under the bars"
     for wrong, told in (
         ("DROP TABLE scored", "readonly"),
         ("INSERT INTO labels (pipeline) VALUES ('x')", "readonly"),

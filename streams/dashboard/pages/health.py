@@ -50,7 +50,7 @@ def page(pipeline: Pipeline) -> Page:
                 name="partitions",
                 title="Partitions",
                 kind="table",
-                about="Records that wait, per partition. Standing still: since when no commit came "
+                about="Records that wait; p0, p1, ...: per partition. Standing still: since when no commit came "
                 "although records wait, as far as was seen from here.",
                 source="partitions",
                 command=f"tidemill status --json | jq .lag.{name}",

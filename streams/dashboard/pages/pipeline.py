@@ -82,7 +82,7 @@ WHERE subject = 'served' AND predictions > 0
 ORDER BY window_start"""
 
 DELAY = """\
-SELECT window_start, delay_s_p50 / 3600 AS median, delay_s_p95 / 3600 AS slowest
+SELECT window_start, delay_s_p50 AS median, delay_s_p95 AS slowest
 FROM {name}_quality
 WHERE subject = 'served' AND delay_s_p50 IS NOT NULL
     AND window_start > (SELECT max(window_start) FROM {name}_quality) - INTERVAL 4 DAY
@@ -183,8 +183,8 @@ def _calibration(pipeline: Pipeline) -> Figure:
         name="calibration",
         title="Calibration",
         kind="reliability",
-        about="On the dotted line a score of 30 % comes true in 30 of 100 cases. "
-        "A larger disc is more labels.",
+        about="Across: what was said; up: what came true. On the dotted line a score of 30 % comes "
+        "true in 30 of 100 cases. A larger disc is more labels.",
         sql=CALIBRATION.format(name=pipeline.name),
         empty=NO_TRUTH.format(name=pipeline.name),
         every_s=5.0,
@@ -231,12 +231,12 @@ def _labels(pipeline: Pipeline) -> tuple[Figure, ...]:
             name="delay",
             title="How late labels come",
             kind="line",
-            about="Hours of event time from the event to its first truth.",
+            about="From the event to its first truth, in event time.",
             sql=DELAY.format(name=name),
             drawn={
                 "x": "window_start",
                 "series": {"median": "median", "slowest": "p95"},
-                "unit": " h",
+                "unit": "duration",
                 "zero": True,
             },
             empty=NO_TRUTH.format(name=name),
@@ -289,7 +289,7 @@ def _scores(pipeline: Pipeline) -> Figure:
         kind="bars",
         about="Predictions of the last day by score.",
         sql=SCORES.format(name=pipeline.name),
-        drawn={"x": "score_from", "y": "predictions", "edges": True},
+        drawn={"x": "score_from", "y": "predictions", "edges": True, "xTitle": "score"},
         empty="No prediction in the last day. `tidemill replay` sends real events.",
         every_s=5.0,
     )

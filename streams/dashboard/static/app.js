@@ -99,6 +99,8 @@ document.addEventListener("click", async (event) => {
 });
 document.getElementById("choose")?.addEventListener("change", (event) => event.target.form.submit());
 
+// On a phone the links are one line that scrolls: the present one must be in sight.
+document.querySelector("nav a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 if (SCRIPTS[page]) import(SCRIPTS[page]);
 let width = innerWidth;
 addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; redraw(); } });

@@ -18,7 +18,7 @@ const WIRES = {
   wide: [["events", "r", "score", "l"], ["score", "r", "out", "l"], ["score", "b", "join", "l", 14, -16], ["labels", "r", "join", "l", 0, 16],
     ["join", "r", "learn", "l"], ["join", "b", "land", "t"], ["score", "b", "land", "l", -14, 0], ["land", "r", "store", "l"]],
   narrow: [["events", "b", "score", "t"], ["score", "r", "out", "l"], ["score", "b", "join", "t"], ["labels", "l", "join", "r"],
-    ["join", "r", "learn", "l"], ["join", "b", "land", "t"], ["land", "b", "store", "t"]],
+    ["join", "r", "learn", "l"], ["join", "b", "land", "t"], ["land", "b", "store", "t", 0, 9]],
 };
 
 export function flow(plot, answer) {

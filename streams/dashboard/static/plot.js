@@ -115,8 +115,19 @@ export function line(plot, answer, drawn, title) {
   curve(area(), answer, measured(), title);
 }
 
-function curve(plot, answer, drawn, title) {
-  const { all, time } = seriesOf(answer, drawn);
+const DURATIONS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+
+// Seconds, in the unit in which the longest of them is a number that people say.
+function inUnits(all, drawn) {
+  const longest = Math.max(0, ...all.flatMap((one) => one.points.map(([, v]) => v ?? 0)));
+  const [unit, size] = DURATIONS.find(([, seconds]) => longest >= 2 * seconds) ?? DURATIONS.at(-1);
+  for (const one of all) one.points = one.points.map(([x, v]) => [x, v === null ? null : v / size]);
+  return { ...drawn, unit: ` ${unit}` };
+}
+
+function curve(plot, answer, declared, title) {
+  const { all, time } = seriesOf(answer, declared);
+  const drawn = declared.unit === "duration" ? inUnits(all, declared) : declared;
   const flat = all.flatMap((one) => one.points).filter(([, v]) => v !== null && v !== undefined);
   if (!flat.length) { plot.replaceChildren(el("div", { class: "message" }, el("strong", {}, "Nothing to show yet"), plot.closest("section")?.dataset.empty ?? "")); return; }
   const made = frame(plot, flat.map((p) => p[0]), flat.map((p) => p[1]), drawn, described(title, all, drawn));
@@ -175,9 +186,16 @@ export function bars(plot, answer, drawn, title) {
     made.picture.append(svg("rect", { x: x + Math.min(2, step * 0.1), y: made.y(v), width: Math.max(1, step - Math.min(4, step * 0.2)), height: Math.max(0, made.y(0) - made.y(v)), rx: Math.min(3, step / 6), fill: "var(--s0)", opacity: 0.85 },
       svg("title", {}, `${full(labels[i])}: ${value(v, drawn)}`)));
     const every = Math.ceil(44 / step);
-    if (i % every === 0) made.picture.append(svg("text", { x: x + (drawn.edges ? 0 : step / 2), y: HEIGHT - 6, class: "axis", "text-anchor": "middle" }, short(labels[i])));
+    if (i % every === 0) made.picture.append(svg("text", { x: x + (drawn.edges ? 0 : step / 2), y: HEIGHT - 6, class: "axis", "text-anchor": "middle" }, typeof labels[i] === "number" ? short(labels[i]) : clipped(labels[i], step * every)));
   });
+  if (drawn.xTitle) made.picture.append(svg("text", { x: made.width - EDGE.right, y: HEIGHT - 6, class: "axis", "text-anchor": "end" }, drawn.xTitle));
   plot.replaceChildren(made.picture);
+}
+
+// A word under its bar, as much of it as there is room for.
+function clipped(word, room) {
+  const text = String(word ?? "\u2013"), letters = Math.max(2, Math.floor(room / 6.6));
+  return text.length > letters ? `${text.slice(0, letters - 1)}\u2026` : text;
 }
 
 // What was said against what came true; on the diagonal it is the same.
