@@ -50,8 +50,8 @@ def page(pipeline: Pipeline) -> Page:
                 name="partitions",
                 title="Partitions",
                 kind="table",
-                about="Records that wait; p0, p1, ...: per partition. Standing still: since when no commit came "
-                "although records wait, as far as was seen from here.",
+                about="Records that wait; p0, p1, ... are partitions. Standing still: since when "
+                "no commit came although records wait, as far as was seen from here.",
                 source="partitions",
                 command=f"tidemill status --json | jq .lag.{name}",
                 drawn={"styles": {"topic": "code", "stands still": "duration"}},
