@@ -1,5 +1,6 @@
 """Will this flight, just departed, arrive late? Real departures of 2013 with the hourly weather."""
 
+from schemas.alerts import alert
 from schemas.pipeline import Pipeline, category, label, numeric, online
 from schemas.pipelines._departures import departures
 from schemas.retraining import Retraining
@@ -25,4 +26,15 @@ flights = Pipeline(
     horizon="24h",
     learner=online("logistic_regression"),  # hybrid: docs/benchmarks/2026-11-26-champions.md
     retraining=Retraining(examples=100_000, drift=True, gap="6h"),
+    alerts=[
+        alert(
+            "burst-of-late-flights",
+            sql="SELECT if(count() < 300, NULL, avg(label)) AS share,"
+            " concat(toString(count()), ' arrivals') AS detail FROM examples"
+            " WHERE pipeline = 'flights' AND kind = 'final'"
+            " AND produced_at > now() - INTERVAL 10 MINUTE",
+            above=0.5,
+            summary="Most flights that arrived lately were late: a storm, or an airport is closed.",
+        ),
+    ],
 )

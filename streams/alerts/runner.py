@@ -110,6 +110,7 @@ class Runner:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                self.report()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._write(), STOP_S_MAX)
                 for outlet in self.outlets:

@@ -87,6 +87,7 @@ class Commands:
         self._settings = replace(settings, home=settings.home.absolute())
         self._acting = asyncio.Lock()
         self._reconciling = asyncio.Lock()
+        self._testing = asyncio.Lock()
         self._explaining = asyncio.Lock()
         self._asked = 0
         self._listings: dict[str, asyncio.Task[list[dict[str, Any]]]] = {}
@@ -149,6 +150,21 @@ class Commands:
         found: dict[str, Any] = msgspec.json.decode(done.output)
         command = ["tidemill", "explain", reference, f"--id={event_id}"]
         return found | {"command": shlex.join(command)}
+
+    async def test_alerts(self, to: str, pipeline: str) -> str:
+        """What became of a test notice.
+
+        Raises:
+            PermanentError: a channel did not take it, or is not set up; or a test runs already.
+        """
+        if self._testing.locked():
+            raise PermanentError("a test is on its way already")
+        async with self._testing:
+            line = ["alerts", "test", "--to", to, "--pipeline", pipeline]
+            done = await self._run(line, SECONDS_MAX)
+        if done.code:
+            raise PermanentError(done.output or done.error)
+        return done.output
 
     async def versions(self, pipeline: str, reference: str) -> list[dict[str, Any]]:
         """As `tidemill models list --json` has them; run again only when the registry changed.

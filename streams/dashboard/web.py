@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -26,6 +26,12 @@ BODY_BYTES_MAX = 4 * SQL_BYTES_MAX
 STATIC = Path(__file__).with_name("static")
 
 Body = TypeVar("Body")
+
+
+class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A person wants to know whether an alert arrives."""
+
+    to: Literal["all", "log", "topic", "webhook", "email"]
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,6 +87,7 @@ class Dashboard:
         app.router.add_post("/api/sql", self.sql)
         app.router.add_post("/api/models", self.act)
         app.router.add_post("/api/reconcile", self.reconcile)
+        app.router.add_post("/api/alerts/test", self.test_alerts)
         app.router.add_static("/static", STATIC)
         app.router.add_get("/{page:[a-z]+}", self.page)
         return app
@@ -159,6 +166,13 @@ class Dashboard:
         """The books."""
         with _told():
             return _json(await self._commands.reconcile(self._chosen(request).reference))
+
+    async def test_alerts(self, request: web.Request) -> web.Response:
+        """A notice that says it is a test, by the command."""
+        trial = await _body(request, Trial)
+        name = self._chosen(request).pipeline.name
+        with _told():
+            return _json({"said": await self._commands.test_alerts(trial.to, name)})
 
     def _chosen(self, request: web.Request) -> Shown:
         name = request.query.get("pipeline") or next(iter(self._shown))

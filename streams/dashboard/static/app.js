@@ -7,7 +7,7 @@ import { table, tiles } from "./table.js";
 import { rollout, versions } from "./models.js";
 
 const DRAW = { line, bars, reliability, heat, flow, table, tiles, rollout, versions };
-const SCRIPTS = { decision: "./decision.js", sql: "./sql.js", health: "./books.js" };
+const SCRIPTS = { decision: "./decision.js", sql: "./sql.js", health: "./health.js" };
 const pulse = document.getElementById("pulse");
 const answers = new Map();
 
