@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streams.cli.console import console, pipelines_or_running, print_json, running
+from streams.cli.reference import PIPELINE
 
 if TYPE_CHECKING:
     from schemas.notices import Notice
@@ -33,7 +34,7 @@ def command() -> None:
 
 
 @command.command("run")
-@click.argument("pipelines", nargs=-1, metavar="[PIPELINE]...")
+@click.argument("pipelines", type=PIPELINE, nargs=-1, metavar="[PIPELINE]...")
 @click.option("--name", default="alerts", help="Unique among the processes of one home.")
 def run(pipelines: tuple[str, ...], name: str) -> None:
     """Watch until Ctrl-C; `tidemill up` does it by itself. One of these per database.
@@ -49,7 +50,7 @@ def run(pipelines: tuple[str, ...], name: str) -> None:
 
 
 @command.command("list")
-@click.argument("pipelines", nargs=-1, metavar="[PIPELINE]...")
+@click.argument("pipelines", type=PIPELINE, nargs=-1, metavar="[PIPELINE]...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def list_alerts(pipelines: tuple[str, ...], as_json: bool) -> None:
     """List every rule with what it last said, and the silences. Exit code 1 if something fires.
