@@ -91,7 +91,7 @@ def rights(pipeline: Pipeline, role: str, *, principal: str = "") -> list[Right]
         book.add("TOPIC", MODELS, "READ")
     elif role == "dashboard":
         book.add("TOPIC", f"{name}.", "READ", prefixed=True)
-        for topic in (MODELS, AUDIT, ALERTS):
+        for topic in (MODELS, AUDIT):
             book.add("TOPIC", topic, "READ")
         book.add("GROUP", f"tidemill.{name}.", "DESCRIBE", prefixed=True)
     elif role == "alerts":
@@ -144,6 +144,6 @@ class _Book:
         wide: tuple[Operation, ...] = ("READ", "CREATE", "DELETE", "ALTER_CONFIGS")
         self.add("TOPIC", f"{pipeline}.", *wide, prefixed=True)
         for topic in (MODELS, AUDIT, ALERTS):
-            self.add("TOPIC", topic, "READ", "CREATE", "ALTER_CONFIGS")
+            self.add("TOPIC", topic, "CREATE", "ALTER_CONFIGS")
         self.add("GROUP", f"tidemill.{pipeline}.", "DESCRIBE", prefixed=True)
         self.control()

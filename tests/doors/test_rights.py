@@ -26,7 +26,7 @@ PIPELINE = frozenset(
         "learners",
     ]
 )
-SHARED = frozenset({"tidemill.models", "tidemill.audit", "tidemill.alerts"})
+SHARED = frozenset({"tidemill.models", "tidemill.audit"})
 READS = {
     "producer": "",
     "score": "events labels learners tidemill.models",
@@ -37,7 +37,6 @@ READS = {
     "trainer": "tidemill.models",
     "alerts": " ".join(PIPELINE),
     "dashboard": " ".join(PIPELINE | SHARED),
-    "alerts": " ".join(PIPELINE),
     "reader": "predictions",
     "operator": " ".join(PIPELINE | SHARED),
     STRANGER: "",
@@ -48,7 +47,6 @@ WRITES = {
     "join": "examples",
     "learn": "evaluations alarms learners dead-letters",
     "deliver": "tidemill.models tidemill.audit",
-    "alerts": "tidemill.alerts",
     "operator": "tidemill.models tidemill.audit",
     "alerts": "tidemill.alerts",
 }
