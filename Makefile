@@ -19,7 +19,7 @@ unexport VIRTUAL_ENV
 unexport CONDA_PREFIX
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test slow chaos fuzz lint type bench lock clean help
+.PHONY: setup demo test slow chaos fuzz lint type bench docs lock clean help
 
 setup: .venv/ready.stamp .venv/kafka.stamp  ## build .venv and fetch Kafka's jars (done by every other target, too)
 
@@ -48,6 +48,9 @@ type: setup  ## check types
 
 bench: setup  ## measure speed and latency, against the committed ratios (15 minutes, alone)
 	$(RUN)tidemill bench all $(ARGS)
+
+docs: setup  ## build the site of the documentation, readable without a network (build/site/index.html)
+	NO_MKDOCS_2_WARNING=1 $(RUN)mkdocs build --strict --quiet
 
 lock: $(UV)-$(UV_VERSION).stamp  ## resolve requirements.lock anew from pyproject.toml
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \

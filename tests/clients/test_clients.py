@@ -4,13 +4,20 @@ Each program prints what failed and ends with "N passed, N failed". Skipped wher
 missing or its registry cannot be reached.
 """
 
+import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from confluent_kafka import Producer
+
+from schemas.settings import Settings
+from schemas.topics import Topic
+from streams.transport.administration import create_topics
 
 FOLDER = Path(__file__).parent
 BUILD_S_MAX = 240
@@ -45,6 +52,31 @@ def test_node_client(store: str, tmp_path: Path) -> None:
     shutil.copytree(FOLDER / "node", folder, ignore=shutil.ignore_patterns("node_modules"))
     fetch(["npm", "ci", "--no-audit", "--no-fund"], folder)
     assert checks(["node", "checks.js", store], folder) >= 26
+
+
+def test_node_consumer_of_predictions(
+    kafka: str, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    """In a group, as a service reads them: what was rolled back is not seen."""
+    need("node", "npm")
+    folder, topic = tmp_path / "node", unique("predictions")
+    shutil.copytree(FOLDER / "node_consumer", folder, ignore=shutil.ignore_patterns("node_modules"))
+    fetch(["npm", "ci", "--no-audit", "--no-fund"], folder)
+    create_topics(
+        Settings(kafka=kafka, home=tmp_path), [Topic(name=topic, record="", key="", partitions=2)]
+    )
+    producer = Producer({"bootstrap.servers": kafka, "transactional.id": topic})
+    producer.init_transactions(30)
+    for name, kept in (("first", True), ("rolled back", False), ("second", True)):
+        producer.begin_transaction()
+        value = json.dumps({"event_id": name, "score": 0.5})
+        producer.produce(topic, value, key="k", partition=0)
+        producer.flush(30)
+        (producer.commit_transaction if kept else producer.abort_transaction)(30)
+    ran = run(["node", "predictions.js", kafka, topic, "2"], folder, timeout_s=RUN_S_MAX)
+    assert ran.returncode == 0, ran.stderr
+    seen = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert seen == [["k", "first", 0.5], ["k", "second", 0.5]]
 
 
 def need(*programs: str) -> None:
