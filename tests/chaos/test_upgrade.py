@@ -31,7 +31,7 @@ from streams.telemetry import read_reports
 ROOT = Path(__file__).parents[2]
 RATE = 300.0
 EVENTS_MAX = 200_000
-READY_S_MAX = 240.0
+READY_S_MAX = 600.0
 SETTLE_S = 5.0
 PARTITIONS = 4
 PIPELINE = """
