@@ -28,6 +28,8 @@ from tests.unit.test_deploy_files import ROOT, compose, images, instructions, un
 EVENTS = 500
 USER = 10001
 READY_S_MAX = 400.0
+STOP_S_MAX = 180.0
+"""A worker takes 20 s at most; the rest is for a machine that is busy with other tests."""
 PIPELINE = """
 from schemas.pipeline import Pipeline
 from schemas.pipelines.flights import flights
@@ -140,7 +142,7 @@ class Installed:
         for process in self._running.values():
             process.send_signal(signal.SIGTERM)
         try:
-            return {home: process.wait(60) for home, process in self._running.items()}
+            return {home: process.wait(STOP_S_MAX) for home, process in self._running.items()}
         finally:
             for process in self._running.values():
                 process.kill()
@@ -216,9 +218,13 @@ def test_commands_of_compose_and_units_serve_a_pipeline(
         time.sleep(0.5)
     client.close()
     assert rows == EVENTS
-    status = json.loads(
-        installed.run("land", ["tidemill", "status", str(file), "--json"], shared).stdout
-    )
+    status = {"lag": {}}
+    while (
+        name not in status["lag"]
+    ):  # on a saturated machine Kafka may take longer than it is given
+        asked = installed.run("land", ["tidemill", "status", str(file), "--json"], shared)
+        status = json.loads(asked.stdout)
+        assert time.monotonic() < deadline, status
     assert set(status["lag"][name]) >= {"score", "join", "learn", "land"}
     assert status["models"][name]["epoch"] == 1
     assert (installed.folder / "shared/keys/signing.pem").stat().st_mode & 0o777 == 0o600
