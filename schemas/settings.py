@@ -5,6 +5,7 @@ set for ``tidemill up`` reaches every worker unchanged.
 """
 
 import difflib
+import ipaddress
 import os
 import ssl
 from collections.abc import Iterable, Mapping
@@ -23,9 +24,12 @@ SECRETS = frozenset(
         "alert_webhook",
         "alert_webhook_secret",
         "alert_smtp_password",
+        "metrics_token",
     }
 )
 """Settings whose value never goes into a log, a status or a message."""
+METRICS_PORTS = 32
+"""Ports that are tried for the metrics of one process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +172,23 @@ class Settings(AlertSettings):
     log_format: str = "human"
     """``human`` or ``json``."""
 
+    metrics_host: str = "127.0.0.1"
+    """Interface on which a process serves its metrics; empty serves none. One that other machines
+    reach needs ``metrics_token``."""
+
+    metrics_port: int = 8210
+    """Port that the metrics of a process try first, then the 31 that follow it."""
+
+    metrics_token: str = field(default="", repr=False)
+    """What Prometheus must send as its bearer token; empty: nothing, on the loopback interface
+    only. ``TIDEMILL_METRICS_TOKEN_FILE`` names a file that holds it instead."""
+
+    traces_endpoint: str = "http://127.0.0.1:4318/v1/traces"
+    """Where spans go, OTLP over HTTP, if ``traces_ratio`` is above 0 (group tidemill[traces])."""
+
+    traces_ratio: float = 0.0
+    """Share of batches that are traced, 0 to 1."""
+
     signing_key: str = ""
     """PEM file with the Ed25519 key that signs model versions and learner snapshots; empty is
     ``<home>/keys/signing.pem``, made at the first start. Machines share it, or trust each other."""
@@ -219,6 +240,30 @@ class Settings(AlertSettings):
                 "human or json."
             )
         check_alert_settings(self)
+        self._check_watching()
+
+    def _check_watching(self) -> None:
+        """Metrics and traces: nobody listens to other machines without asking who they are."""
+        if self.metrics_host and not self.metrics_token and not _is_loopback(self.metrics_host):
+            raise SettingsError(
+                f"could not use metrics_host={self.metrics_host!r} without a token: other machines "
+                "would read the metrics. Set TIDEMILL_METRICS_TOKEN_FILE."
+            )
+        if not 1 <= self.metrics_port <= 65_535 - METRICS_PORTS:
+            raise SettingsError(
+                f"could not use metrics_port={self.metrics_port}: it must be 1 to "
+                f"{65_535 - METRICS_PORTS}. Set TIDEMILL_METRICS_PORT."
+            )
+        if not 0.0 <= self.traces_ratio <= 1.0:  # NaN fails, too
+            raise SettingsError(
+                f"could not use traces_ratio={self.traces_ratio}: it must be 0 to 1. "
+                "Set TIDEMILL_TRACES_RATIO."
+            )
+        if not _is_http(self.traces_endpoint):
+            raise SettingsError(
+                "could not use the address in TIDEMILL_TRACES_ENDPOINT: it must look like "
+                "http://127.0.0.1:4318/v1/traces."
+            )
 
     @property
     def registry_root(self) -> str:
@@ -317,6 +362,14 @@ def _meant(name: str, known: Iterable[str]) -> str:
     """Which one the person had in mind, as a question; empty if the spelling does not say."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
     return f"Did you mean {near[0]}? " if near else ""
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine reaches ``host``; a name other than localhost may be anything."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_http(address: str) -> bool:

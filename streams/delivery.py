@@ -221,6 +221,8 @@ class Delivery:
             if child.exit_code() != 0:
                 child.stop(grace_s=STOP_S)
                 log.warning("not tried", version=result.version, why=child.log_tail(3))
+        outcome = "failed" if result.verdict is None else "passed" if passed else "refused"
+        self._reporter.counters[f"trainings_{outcome}"] += 1
         log.info("training ended", run=result.run, version=result.version, passed=passed)
         (folder / TRIED).touch()
 

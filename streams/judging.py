@@ -33,6 +33,7 @@ from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from streams.announce import champion
 from streams.promotion import existing, promote, steer, unchanged
+from streams.telemetry import Reporter
 
 log = structlog.get_logger()
 
@@ -112,11 +113,13 @@ class Judging:
         settings: Settings,
         policy: JudgePolicy,
         *,
+        reporter: Reporter,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._pipeline = pipeline
         self._settings = settings
         self._policy = policy
+        self._counters = reporter.counters
         self._clock = clock
 
     async def run(self, *, once: bool = False) -> None:
@@ -144,10 +147,13 @@ class Judging:
                 polled = await consumer.getmany(timeout_ms=int(LOOK_S * 1000))
                 for records in polled.values():
                     for record in records:
-                        await asyncio.to_thread(rivals.observe, judge, record.value, announced)
+                        self._counters["judged_rows"] += await asyncio.to_thread(
+                            rivals.observe, judge, record.value, announced
+                        )
                 found = await champion(self._settings, self._pipeline.name)
                 announced = existing(found, self._pipeline.name)
                 if announced.challenger == challenger:
+                    self._counters["looks"] += 1
                     announced = await asyncio.to_thread(
                         self._act, judge.decide(announced), announced, challenger
                     )
@@ -177,6 +183,7 @@ class Judging:
         young = now_ms - announced.announced_at_ms < self._policy.stage_s_min * 1000
         if opinion.step == "wait" or (young and opinion.step != "rollback"):
             return announced
+        self._counters[f"steps_{opinion.step}"] += 1
         log.info("rollout decided", step=opinion.step, version=named.version, why=opinion.reason)
         name = self._pipeline.name
         try:

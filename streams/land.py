@@ -6,9 +6,8 @@ waits for the store: when too many rows wait, it stops taking drains, and Kafka 
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,12 +29,12 @@ from schemas.labels import decode_labels
 from schemas.pipeline import Pipeline
 from schemas.scored import read_scored
 from schemas.settings import Settings
-from streams.store.client import connect, count_range, insert_rows
+from streams.store.client import TableSink, connect
 from streams.store.recorded_range import Chunk, PartitionLander, decode_pending
 from streams.store.tables import OUTCOME, TABLES, check_table
 from streams.telemetry import Reporter
 from streams.transport.driver import batch_topic
-from streams.transport.records import Run
+from streams.transport.records import Drain, Run
 from streams.transport.stage import crash
 from streams.transport.wire import Membership
 
@@ -64,6 +63,7 @@ def attach(app: faust.App, pipeline: Pipeline, lander: "Lander") -> None:
         async for drain in drains.noack():
             lander.consumer = app.consumer
             try:
+                lander.received(drain)
                 for run in drain:
                     await lander.take(run, drain.generation)
             except Exception as error:  # Faust would go on with the next drain and lose this one
@@ -140,6 +140,7 @@ class Lander:
         async def commit(offset: int, metadata: str) -> None:
             thread = self.consumer._thread
             await thread.call_thread(thread.fenced_commit, membership, tp, offset, metadata)
+            self._reporter.counters["committed_at_s"] = self._reporter.clock()
 
         async def in_thread(call: Callable[[], None]) -> None:
             await asyncio.get_running_loop().run_in_executor(self._inserts, call)
@@ -149,7 +150,7 @@ class Lander:
             name=f"{tp.topic}|{tp.partition}",
             epoch=EPOCH,
             commit=commit,
-            sink=_TableSink(self._store, table, self._pipeline.name, tp.partition),
+            sink=TableSink(self._store, table, self._pipeline.name, tp.partition),
             run_in_thread=in_thread,
             pending=decode_pending(committed.metadata),
             rows_min=settings.land_rows_min,
@@ -158,7 +159,7 @@ class Lander:
             age_s_max=settings.land_age_ms_max / 1000,
             few_rows_max=FEW_ROWS_MAX if table in AWAITED else 0,
             few_age_s_max=min(settings.land_few_age_ms_max, settings.land_age_ms_max) / 1000,
-            on_landed=lambda rows, seconds: self._landed(table, rows, seconds),
+            on_landed=lambda chunks, seconds: self._landed(table, chunks, seconds),
             on_store=self._store_state,
             on_room=self._room.set,
         )
@@ -196,6 +197,12 @@ class Lander:
 
     # -- the work
 
+    def received(self, drain: Drain) -> None:
+        """Count what has arrived."""
+        counters = self._reporter.counters
+        counters["received_bytes"] += drain.num_bytes
+        counters["records"] += len(drain)
+
     async def take(self, run: Run, generation: int) -> None:
         """Convert one run and hand it to its partition; waits while too many rows wait."""
         membership = self._membership
@@ -210,6 +217,7 @@ class Lander:
             part = self._parts.get(run.tp)
             if part is None or self._membership is not membership:
                 return
+            chunk.oldest_ms = run.timestamps_ms[0]
             # Only the last chunk of the run ends where the run ends.
             last = chunk.last_offset == run.last_offset
             part.add(chunk, run.next_offset if last else chunk.last_offset + 1)
@@ -243,14 +251,22 @@ class Lander:
             or sum(part.bytes_waiting for part in parts) >= BUFFER_BYTES_MAX
         )
 
-    def _landed(self, table: str, rows: int, seconds: float) -> None:
-        counters = self._reporter.counters
+    def _landed(self, table: str, chunks: Sequence[Chunk], seconds: float) -> None:
+        counters, histograms = self._reporter.counters, self._reporter.histograms
+        rows = sum(chunk.num_rows for chunk in chunks)
         counters[f"rows_{table}"] += rows
         counters["inserts"] += 1
         counters["insert_s"] += seconds
+        counters["inserted_bytes"] += sum(chunk.num_bytes for chunk in chunks)
+        counters["waiting_rows"] = sum(part.rows_waiting for part in self._parts.values())
+        histograms["insert_s"].observe(seconds)
+        histograms["batch_rows"].observe(rows)
+        age_s = self._reporter.clock() - min(chunk.oldest_ms for chunk in chunks) / 1000
+        histograms["batch_age_s"].observe(max(0.0, age_s))
 
     def _store_state(self, trouble: str) -> None:
         if trouble:
+            self._reporter.counters["store_failures"] += 1
             self._reporter.change("waiting", f"ClickHouse does not answer: {trouble[:200]}")
         elif self._reporter.detail.startswith("ClickHouse"):
             self._reporter.change("running")
@@ -374,26 +390,3 @@ def _table(name: str, columns: dict[str, Any]) -> pa.Table:
     schema = TABLES[name]
     assert set(schema.names) <= set(columns), set(schema.names) - set(columns)
     return pa.Table.from_arrays([columns[field.name] for field in schema], schema=schema)
-
-
-@dataclass(frozen=True, slots=True)
-class _TableSink:
-    """One partition's part of one table."""
-
-    store: Any
-    table: str
-    pipeline: str
-    partition: int
-
-    def insert(self, rows: pa.Table, token: str) -> None:
-        insert_rows(self.store, self.table, rows, token=token)
-
-    def count(self, first: int, last: int) -> int:
-        return count_range(
-            self.store,
-            self.table,
-            pipeline=self.pipeline,
-            topic_partition=self.partition,
-            first=first,
-            last=last,
-        )

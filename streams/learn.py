@@ -189,6 +189,8 @@ class LearnState:
                     evaluations.append(write_evaluations(seen.evaluations))
                     self._meter(seen.evaluations)
                 alarms.extend(encode_alarm(alarm) for alarm in seen.alarms)
+                for alarm in seen.alarms if self._live else ():
+                    self._counters[f"alarms_{alarm.detector}"] += 1
                 learned += self._rows.teaching
                 self._messages += 1
             self._record.end = run.next_offset
@@ -235,6 +237,7 @@ class LearnState:
 
     def _dead_letter(self, run: Run, index: int, value: bytes, why: str) -> Outgoing:
         self._counters["dead_letters"] += 1
+        self._counters[f"dead_letters_{Reason.SCHEMA}"] += 1
         letter = DeadLetter(
             reason=Reason.SCHEMA,
             detail=why[:500],

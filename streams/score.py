@@ -101,6 +101,7 @@ class Scorer:
             if run.tp.topic == self._topics.labels.name:
                 done += self._check_labels(run)
             else:
+                self._counters["events"] += len(run)
                 parts.append((run, self._decode(run, now_ms=now_ms)))
         if any(decoded.events for _, decoded in parts):
             arms = self._aging.allowed(
@@ -319,6 +320,8 @@ class Scorer:
         if not rejects:
             return []
         self._counters["dead_letters"] += len(rejects)
+        for reject in rejects:
+            self._counters[f"dead_letters_{reject.reason}"] += 1
         return [
             Outgoing(
                 self._topics.dead_letters.name,

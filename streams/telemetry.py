@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,42 @@ import structlog
 State = Literal["starting", "waiting", "running", "stopping", "failed"]
 REPORT_AGE_S_MAX = 10.0
 """A report older than this is stale: its process hangs or is gone."""
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+ROWS = (1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536, 262_144)
+"""Upper bounds of what histograms tell apart."""
+
+
+@dataclass(slots=True)
+class Histogram:
+    """How often a value lay in which of its ranges; one of `observe` costs half a microsecond.
+
+    Attributes:
+        bounds: Upper bounds, each included in its range; what is larger has a range of its own.
+        counts: One more than bounds.
+        total: The sum of all values.
+    """
+
+    bounds: tuple[float, ...]
+    counts: list[int] = field(init=False)
+    total: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Start with nothing counted."""
+        self.counts = [0] * (len(self.bounds) + 1)
+
+    def observe(self, value: float) -> None:
+        """Add one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class Histograms(dict[str, Histogram]):
+    """Histograms by name, made when first asked for; names end in their unit: ``_s``, ``_rows``."""
+
+    def __missing__(self, name: str) -> Histogram:
+        """Make one."""
+        self[name] = made = Histogram(ROWS if name.endswith("_rows") else SECONDS)
+        return made
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -63,6 +100,10 @@ class Reporter:
     detail: str = ""
     since_ms: int = 0
     counters: "defaultdict[str, float]" = None  # type: ignore[assignment]  # set in __post_init__
+    histograms: Histograms = field(default_factory=Histograms)
+    """For the metrics only; a report leaves them out."""
+    models: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Version and end of training (Unix ms) of what serves, by champion, canary, shadow."""
     pid: int = field(default_factory=os.getpid)
     partitions: list[str] = field(default_factory=list)
 
@@ -76,9 +117,36 @@ class Reporter:
         """Where the report lies."""
         return self.folder / f"{self.name}.worker.json"
 
+    @property
+    def target(self) -> Path:
+        """Where Prometheus finds the address of the process's metrics, if it serves them."""
+        return self.folder / f"{self.name}.target.json"
+
     def remove(self) -> None:
         """Take the report back: its process has ended as it should."""
         self.path.unlink(missing_ok=True)
+        self.target.unlink(missing_ok=True)
+
+    def computed(self, *, rows: int, num_bytes: int, began_s: float) -> None:
+        """Count one batch that was computed since ``began_s`` of the performance counter."""
+        self.counters["received_bytes"] += num_bytes
+        self.histograms["batch_rows"].observe(rows)
+        self.histograms["batch_s"].observe(time.perf_counter() - began_s)
+
+    def committed(self, *, rows: int, sent_bytes: int, began_s: float, oldest_ms: int) -> None:
+        """Count one transaction that the broker has committed.
+
+        ``sent_bytes`` is a total since the start, ``began_s`` is of the performance counter, and
+        ``oldest_ms`` is the broker's time stamp of the oldest record in it.
+        """
+        counters, seconds, now_s = self.counters, time.perf_counter() - began_s, self.clock()
+        counters["transactions"] += 1
+        counters["transaction_s"] += seconds
+        counters["records"] += rows
+        counters["sent_bytes"] = sent_bytes
+        counters["committed_at_s"] = now_s
+        self.histograms["transaction_s"].observe(seconds)
+        self.histograms["batch_age_s"].observe(max(0.0, now_s - oldest_ms / 1000))
 
     def change(self, state: State, detail: str = "") -> None:
         """Enter ``state``; logged once per transition, written at once."""

@@ -63,6 +63,7 @@ class ModelUpdates:
             for announcement in await self._next():
                 arms = await self.arms(announcement)
                 if arms is not None:
+                    self._serves(arms)
                     return Engine(arms)
             self._reporter.change(
                 "waiting",
@@ -86,7 +87,7 @@ class ModelUpdates:
                     log.info("announcement ignored", why=str(old))
                 else:
                     self._reporter.counters["swaps"] += 1
-                    self._reporter.counters["model_epoch"] = arms.epoch
+                    self._serves(arms)
                     log.info(
                         "model swapped",
                         version=arms.champion.version,
@@ -95,6 +96,13 @@ class ModelUpdates:
                         stage=announcement.stage,
                         share=announcement.share,
                     )
+
+    def _serves(self, arms: Arms) -> None:
+        self._reporter.counters["model_epoch"] = arms.epoch
+        found = {"champion": arms.champion, "canary": arms.canary, "shadow": arms.shadow}
+        self._reporter.models = {
+            arm: (loaded.version, loaded.trained_at_ms) for arm, loaded in found.items() if loaded
+        }
 
     async def arms(self, announcement: Announcement) -> Arms | None:
         """What an announcement asks for, loaded and warmed; None if its champion is unfit.

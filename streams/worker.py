@@ -26,12 +26,12 @@ from schemas.loading import load_pipeline
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from schemas.topics import models_topic
+from streams.metrics.endpoint import Endpoint
 from streams.standing import Standing
 from streams.telemetry import Reporter, configure_logging
 from streams.transport import preflight
-from streams.transport.consumer import PartitionOwner
-from streams.transport.driver import attach_stage, install
-from streams.transport.fetch import GATHER_ROWS_PER_S_MIN, FetchOptions
+from streams.transport.app import build_app
+from streams.transport.driver import attach_stage
 
 log = structlog.get_logger()
 
@@ -56,7 +56,10 @@ def run_worker(role: Role, reference: str, settings: Settings, *, name: str) -> 
     pipeline = load_pipeline(reference)
     reporter = Reporter(settings.run_folder, name, role, pipeline.name)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with (
+            Endpoint(reporter, settings),
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
             return runner.run(_run(role, pipeline, settings, reporter))
     except SetupError as error:
         reporter.change("failed", str(error))
@@ -324,63 +327,6 @@ async def _ready(settings: Settings, reporter: Reporter, **wanted: Any) -> None:
             await asyncio.sleep(REPORT_S)
         else:
             return
-
-
-def build_app(
-    settings: Settings,
-    *,
-    group: str,
-    owner: PartitionOwner | None,
-    read_committed: bool = False,
-    wait_ms_max: int | None = None,
-    gather_rows_per_s_min: float = GATHER_ROWS_PER_S_MIN,
-) -> faust.App:
-    """A Faust app on our transport, with nothing in it that listens or writes on its own."""
-    options = settings.kafka_client_options()
-    credentials: Any = None
-    if settings.kafka_security.startswith("SASL"):
-        credentials = faust.SASLCredentials(
-            username=settings.kafka_username,
-            password=settings.kafka_password,
-            mechanism=settings.kafka_mechanism,
-            ssl_context=options.get("ssl_context"),
-        )
-    elif settings.kafka_security == "SSL":
-        credentials = faust.SSLCredentials(context=options["ssl_context"])
-    folder = settings.home.absolute() / "faust"  # Faust wants one; with memory:// it stays empty
-    folder.mkdir(parents=True, exist_ok=True)
-    app = faust.App(
-        group,
-        broker=[f"kafka://{address.strip()}" for address in settings.kafka.split(",")],
-        broker_credentials=credentials,
-        store="memory://",
-        datadir=str(folder),
-        web_enabled=False,
-        topic_disable_leader=True,
-        topic_allow_declare=False,
-        autodiscover=False,
-        broker_commit_interval=0.5,
-        broker_heartbeat_interval=max(0.2, settings.session_timeout_ms / 6000),
-        broker_session_timeout=settings.session_timeout_ms / 1000,
-        broker_max_poll_records=settings.batch_rows_max,
-        consumer_max_fetch_size=4 << 20,
-        consumer_auto_offset_reset="earliest",
-        stream_wait_empty=True,
-    )
-    install(
-        app,
-        options=FetchOptions(
-            wait_ms_max=wait_ms_max or settings.fetch_wait_ms_max,
-            gather_rows_per_s_min=gather_rows_per_s_min,
-            rows_max=settings.batch_rows_max,
-            partition_rows_max=settings.partition_rows_max,
-            read_committed=read_committed,
-        ),
-        in_flight_rows_max=settings.in_flight_rows_max,
-        owner=owner,
-    )
-    app.finalize()
-    return app
 
 
 async def _report(reporter: Reporter, settings: Settings) -> None:

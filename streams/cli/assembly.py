@@ -123,6 +123,15 @@ def start_dashboard(stack: "LocalStack") -> str:
     return f"http://127.0.0.1:{port}"
 
 
+def start_metrics(stack: "LocalStack") -> None:
+    """One process that sees from outside how far the others are, unless metrics are off."""
+    from streams.local.tree import Child
+
+    if stack.settings.metrics_host:
+        program = [sys.executable, "-P", "-m", "streams.cli.main", "metrics"]
+        stack.add(Child(name="metrics", argv=[*program, "--name", "metrics"], role="metrics"))
+
+
 def _one_line(_logger: Any, _method: str, event: "EventDict") -> "EventDict":
     """A person gets one line per event: what a dead process logged is in its file."""
     if event.pop("log", ""):

@@ -30,6 +30,7 @@ def command(pipeline: str, ranks: int, name: str) -> None:
     settings = running()
     from schemas.loading import load_pipeline
     from streams.delivery import Delivery
+    from streams.metrics.endpoint import Endpoint
     from streams.telemetry import Reporter, configure_logging
 
     declared = load_pipeline(pipeline)
@@ -51,7 +52,8 @@ def command(pipeline: str, ranks: int, name: str) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
-        Delivery(declared, pipeline, settings, reporter, ranks=ranks).run(lambda: bool(asked))
+        with Endpoint(reporter, settings):
+            Delivery(declared, pipeline, settings, reporter, ranks=ranks).run(lambda: bool(asked))
     except KeyboardInterrupt:
         reporter.change("stopping")
     reporter.remove()

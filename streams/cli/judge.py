@@ -1,6 +1,7 @@
 """`tidemill models judge`: takes the steps of a rollout, by labels as they come."""
 
 import asyncio
+import signal
 
 import click
 
@@ -38,7 +39,8 @@ def command(pipeline: str, once: bool, **limits: float | None) -> None:
     from models.judge import JudgePolicy
     from schemas.loading import load_pipeline
     from streams.judging import Judging
-    from streams.telemetry import configure_logging
+    from streams.metrics.endpoint import Endpoint
+    from streams.telemetry import Reporter, configure_logging
 
     settings = running()
     declared = load_pipeline(pipeline)
@@ -48,4 +50,11 @@ def command(pipeline: str, once: bool, **limits: float | None) -> None:
     except ValueError as wrong:
         raise click.UsageError(str(wrong)) from wrong
     configure_logging(settings.log_format)
-    asyncio.run(Judging(declared, settings, policy).run(once=once))
+    name = f"{declared.name}-judge-0"
+    reporter = Reporter(settings.run_folder, name, "judge", declared.name, state="running")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it takes its target back
+    try:
+        with Endpoint(reporter, settings):
+            asyncio.run(Judging(declared, settings, policy, reporter=reporter).run(once=once))
+    finally:
+        reporter.remove()

@@ -39,6 +39,7 @@ COMMANDS = {
     "keys": "List, rotate, trust and revoke the keys that sign.",
     "retention": "Show or set how long topics and tables keep what.",
     "audit": "List who did what, and check that the list is whole.",
+    "metrics": "Serve lag, coverage and rollouts to Prometheus; `up` does it by itself.",
     "bench": "Measure this machine, paired with what people would use instead.",
     "completion": "Print what bash, zsh or fish need to complete commands.",
 }

@@ -47,7 +47,13 @@ def command(
       tidemill up my_pipeline.py --workers 2
     """  # noqa: D301
     from schemas.settings import Settings
-    from streams.cli.assembly import assembled, start_alerts, start_dashboard, start_delivery
+    from streams.cli.assembly import (
+        assembled,
+        start_alerts,
+        start_dashboard,
+        start_delivery,
+        start_metrics,
+    )
     from streams.cli.named import Named
 
     named = [Named.load(reference) for reference in pipelines or ("flights",)]
@@ -57,6 +63,7 @@ def command(
         if alerts:
             start_alerts(stack, named)
         pages = start_dashboard(stack) if dashboard else ""
+        start_metrics(stack)
         print_endpoints(stack.settings, named, pages=pages)
         print_next(named[0])
         console().print("\n[bold]Running.[/bold] Ctrl-C stops it.")

@@ -33,6 +33,7 @@ from streams.local.reports import (
 from streams.local.restarts import Restarts
 from streams.local.server import EmbeddedServer
 from streams.local.store import EmbeddedStore
+from streams.metrics.endpoint import write_target
 from streams.telemetry import Reporter
 
 WATCH_S = 0.1
@@ -207,6 +208,8 @@ class LocalStack:
             seconds = time.monotonic() - watched.restarts.started_s
             watched.reporter.pid = watched.server.pid
             watched.reporter.change("running", f"listens on 127.0.0.1:{watched.server.port}")
+            if name == "store" and settings.metrics_host and not settings.clickhouse_users:
+                write_target(watched.reporter, f"127.0.0.1:{watched.server.port}")
             _log.info(
                 "server started", server=name, port=watched.server.port, took_s=_tenth(seconds)
             )

@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -29,7 +30,7 @@ _TRANSIENT = frozenset({159, 202, 209, 210, 236, 241, 242, 252, 319, 394, 425, 4
 _SETUP = frozenset({60, 81, 192, 193, 194, 497, 516})
 _TRANSIENT_STATUS = ("status 429", "status 502", "status 503", "status 504")
 
-__all__ = ["Client", "connect", "count_range", "insert_rows", "mapped_errors"]
+__all__ = ["Client", "TableSink", "connect", "count_range", "insert_rows", "mapped_errors"]
 
 
 def connect(settings: Settings, *, database: str | None = None) -> Client:
@@ -118,6 +119,31 @@ def count_range(
             },
         )
     return int(found.result_rows[0][0])
+
+
+@dataclass(frozen=True, slots=True)
+class TableSink:
+    """One partition's part of one table, as `streams.store.recorded_range.Sink`."""
+
+    store: Client
+    table: str
+    pipeline: str
+    partition: int
+
+    def insert(self, rows: pa.Table, token: str) -> None:
+        """See `insert_rows`."""
+        insert_rows(self.store, self.table, rows, token=token)
+
+    def count(self, first: int, last: int) -> int:
+        """See `count_range`."""
+        return count_range(
+            self.store,
+            self.table,
+            pipeline=self.pipeline,
+            topic_partition=self.partition,
+            first=first,
+            last=last,
+        )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ alone is not enough: it does not stop a sleeper. Rows are identified by ``topic_
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
@@ -95,12 +95,14 @@ class Chunk:
         last_offset: The last of them.
         rows: Their rows, each with its ``topic_offset``; None when there are none to land.
         num_bytes: Memory that the rows hold.
+        oldest_ms: The broker's time stamp of the oldest message.
     """
 
     first_offset: int
     last_offset: int
     rows: pa.Table | None
     num_bytes: int = field(init=False)
+    oldest_ms: int = 0
 
     def __post_init__(self) -> None:
         """Measure once: it is asked for several times. ``nbytes`` would take 15 times as long."""
@@ -118,8 +120,8 @@ class Chunk:
             head = pc.less_equal(self.rows["topic_offset"], offset)
             first, second = self.rows.filter(head), self.rows.filter(pc.invert(head))
         return (
-            Chunk(self.first_offset, offset, first),
-            Chunk(offset + 1, self.last_offset, second),
+            Chunk(self.first_offset, offset, first, self.oldest_ms),
+            Chunk(offset + 1, self.last_offset, second, self.oldest_ms),
         )
 
 
@@ -148,7 +150,7 @@ class PartitionLander:
     age_s_max: float = 1.0
     few_rows_max: int = 0
     few_age_s_max: float = 0.2
-    on_landed: Callable[[int, float], None] = lambda _rows, _seconds: None
+    on_landed: Callable[[Sequence[Chunk], float], None] = lambda _chunks, _seconds: None
     on_store: Callable[[str], None] = lambda _trouble: None
     on_room: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.monotonic
@@ -282,7 +284,7 @@ class PartitionLander:
         table = pa.concat_tables([chunk.rows for chunk in chunks if chunk.rows is not None])
         started = time.perf_counter()
         await self._until_answered(lambda: self.sink.insert(table, token))
-        self.on_landed(table.num_rows, time.perf_counter() - started)
+        self.on_landed(chunks, time.perf_counter() - started)
 
     async def _count(self, first: int, last: int) -> int:
         found: list[int] = []

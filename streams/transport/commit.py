@@ -69,6 +69,8 @@ class AtOnce:
             max_request_size=REQUEST_BYTES_MAX,
             retry_backoff_ms=AT_ONCE_RETRY_BACKOFF_MS,
         )
+        self.sent_bytes = 0
+        """Of produce batches, before compression, since it was made."""
 
     async def start(self) -> None:
         """Connect."""
@@ -82,7 +84,7 @@ class AtOnce:
         """Hand over messages; each future ends when the broker has them, or with its error."""
         sent: list[Any] = []
         for part in outgoing:
-            await send_batches(self._producer, part, timestamp_ms, sent)
+            self.sent_bytes += await send_batches(self._producer, part, timestamp_ms, sent)
         return sent
 
 
@@ -100,6 +102,8 @@ class GroupCommit:
             transaction_timeout_ms=settings.transaction_timeout_ms,
         )
         self._membership: Membership | None = None
+        self.sent_bytes = 0
+        """Of produce batches, before compression, since it was made."""
         # On this instance only: other producers of the process keep aiokafka's own commit.
         self._producer._sender._do_txn_offset_commit = self._commit_fenced
 
@@ -157,7 +161,7 @@ class GroupCommit:
     ) -> None:
         producer = self._producer
         for part in outgoing:
-            await send_batches(producer, part, timestamp_ms, sent)
+            self.sent_bytes += await send_batches(producer, part, timestamp_ms, sent)
         await producer.send_offsets_to_transaction(commits, membership.group)
         await producer.commit_transaction()
         for future in sent:
@@ -176,15 +180,17 @@ class GroupCommit:
 
 async def send_batches(
     producer: AIOKafkaProducer, part: Outgoing, timestamp_ms: int, sent: list[Any]
-) -> None:
+) -> int:
     """Fill batches with the messages of one partition, send them, and add their futures to
-    ``sent``.
+    ``sent``; the bytes of the batches.
     """
-    position, rows = 0, len(part.values)
+    position, rows, num_bytes = 0, len(part.values), 0
     while position < rows:
         batch = producer.create_batch()
         position = fill(batch, part, position, timestamp_ms)
+        num_bytes += batch.size()
         sent.append(await producer.send_batch(batch, part.topic, partition=part.partition))
+    return num_bytes
 
 
 def fill(batch: Any, part: Outgoing, start: int, timestamp_ms: int) -> int:

@@ -13,7 +13,7 @@ import contextlib
 import gc
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -150,8 +150,9 @@ class Consumer(driver.Consumer):
         return self._thread.backlog(tp)
 
     def _hand_out(self, runs: list[Run], generation: int) -> tuple[TP, DrainMessage]:
-        drain = Drain(runs, generation)
-        first, rows = runs[0], _weight(drain)
+        drain = Drain(runs, generation, _size(runs))
+        # A record larger than `ROW_BYTES` counts as several.
+        first, rows = runs[0], max(len(drain), drain.num_bytes // ROW_BYTES)
         message = DrainMessage(
             first.tp.topic,
             first.tp.partition,
@@ -318,10 +319,9 @@ class Consumer(driver.Consumer):
             super().verify_event_path(now, tp)
 
 
-def _weight(drain: Drain) -> int:
-    """What a drain counts for in the rows in flight."""
-    size = sum(sum(map(len, filter(None, run.values))) for run in drain)
-    return max(len(drain), size // ROW_BYTES)
+def _size(runs: Sequence[Run]) -> int:
+    """Bytes of all values."""
+    return sum(sum(map(len, filter(None, run.values))) for run in runs)
 
 
 async def _nothing(*_args: Any, **_kwargs: Any) -> None:

@@ -98,6 +98,8 @@ class Drain:
 
     runs: list[Run]
     generation: int
+    num_bytes: int = 0
+    """Of the values."""
     message: DrainMessage = field(init=False, repr=False)
 
     def __len__(self) -> int:
@@ -107,6 +109,11 @@ class Drain:
     def __iter__(self) -> Iterator[Run]:
         """The runs, one per partition."""
         return iter(self.runs)
+
+    @property
+    def oldest_ms(self) -> int:
+        """The broker's time stamp of the oldest record, as good as runs are in order."""
+        return min(run.timestamps_ms[0] for run in self.runs)
 
     def acknowledge(self, consumer: Any) -> None:
         """Say that this drain is done; the second time does nothing."""

@@ -140,6 +140,7 @@ class TransactionalStage:
             drain.acknowledge(consumer)
             return
         runs = [run for run in drain if self._continues(run)]
+        began_s = time.perf_counter()
         try:
             if len(drain) <= self.inline_rows_max:
                 sys.setswitchinterval(SWITCH_INTERVAL_FEW_S)
@@ -152,6 +153,7 @@ class TransactionalStage:
         except Exception as error:
             self.on_failure("compute", error)
             raise
+        self.reporter.computed(rows=len(drain), num_bytes=drain.num_bytes, began_s=began_s)
         offsets = {run.tp: run.next_offset for run in runs}
         await self._ready.put(_Ready(drain, items, offsets, sent))
 
@@ -212,7 +214,7 @@ class TransactionalStage:
                     rows += len(batch[-1].drain)
 
     async def _commit(self, batch: list[_Ready], membership: Membership) -> None:
-        started = time.perf_counter()
+        began_s = time.perf_counter()
         offsets = {tp: offset for item in batch for tp, offset in item.offsets.items()}
         if not offsets:
             return
@@ -231,7 +233,9 @@ class TransactionalStage:
         except BaseException as error:
             self.on_failure("transaction", error)
             raise
-        counters = self.reporter.counters
-        counters["transactions"] += 1
-        counters["transaction_s"] += time.perf_counter() - started
-        counters["records"] += sum(len(item.drain) for item in batch)
+        self.reporter.committed(
+            rows=sum(len(item.drain) for item in batch),
+            sent_bytes=self.commit.sent_bytes + (self.at_once.sent_bytes if self.at_once else 0),
+            began_s=began_s,
+            oldest_ms=min(item.drain.oldest_ms for item in batch),
+        )

@@ -215,6 +215,7 @@ class TurnStage:
     async def take(self, drain: Drain, consumer: Any) -> None:
         """Queue one drain for the next turns of its partitions."""
         self._consumer = consumer
+        self.reporter.counters["received_bytes"] += drain.num_bytes
         membership = self._membership
         opened = _Open(drain, 0)
         if membership is not None and drain.generation == membership.generation:
@@ -288,7 +289,7 @@ class TurnStage:
     async def _turn(
         self, taken: Mapping[int, Sequence[Sequence[Taken]]], membership: Membership
     ) -> None:
-        started = time.perf_counter()
+        began_s = time.perf_counter()
         parts = {number: self._parts[number] for number in taken}
         ends = {number: part.merge.offsets for number, part in parts.items()}
         texts: dict[TP, str] = {}
@@ -304,6 +305,9 @@ class TurnStage:
 
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, compute)
+        every = [one for topics in taken.values() for found in topics for one in found]
+        rows = sum(len(one.run) for one in every)
+        self.reporter.computed(rows=rows, num_bytes=0, began_s=began_s)
         offsets = {
             TP(topic, number): offset
             for number, end in ends.items()
@@ -318,14 +322,16 @@ class TurnStage:
         )
         for part in parts.values():
             await loop.run_in_executor(self._thread, part.state.committed)
-        counters = self.reporter.counters
-        for one in (one for topics in taken.values() for found in topics for one in found):
-            counters["records"] += len(one.run)
+        self.reporter.committed(
+            rows=rows,
+            sent_bytes=self.commit.sent_bytes,
+            began_s=began_s,
+            oldest_ms=min(one.run.timestamps_ms[0] for one in every),
+        )
+        for one in every:
             one.token.runs -= one.last
             if not one.token.runs:
                 one.token.drain.acknowledge(self._consumer)
-        counters["transactions"] += 1
-        counters["transaction_s"] += time.perf_counter() - started
 
 
 def _cut(run: Run, first: int, end: int) -> list[Run]:

@@ -16,10 +16,10 @@ from schemas.errors import SetupError
 from schemas.settings import Settings
 from streams.telemetry import Reporter, configure_logging
 from streams.transport.again import read_again
+from streams.transport.app import build_app
 from streams.transport.commit import GroupCommit, Outgoing
 from streams.transport.driver import batch_topic
 from streams.transport.turns import TurnStage
-from streams.worker import build_app
 
 TURNS_PER_SNAPSHOT = 5
 POINTS = ("snapshot", "computed", "offsets", "committed", "replay")

@@ -13,10 +13,10 @@ from schemas.settings import Settings
 from schemas.topics import Topic
 from streams.telemetry import Reporter
 from streams.transport.administration import create_topics
+from streams.transport.app import build_app
 from streams.transport.commit import GroupCommit, Outgoing
 from streams.transport.driver import batch_topic
 from streams.transport.stage import TransactionalStage
-from streams.worker import build_app
 
 PARTITIONS = 4
 

@@ -25,6 +25,7 @@ from schemas.training import Check, Verdict
 from streams import judging
 from streams.announce import announce, champion
 from streams.promotion import try_out
+from streams.telemetry import Reporter
 from streams.transport.administration import create_topics
 from tests.connected.test_bad_input import DECLARATION, constant
 
@@ -101,8 +102,11 @@ def test_a_rollout_ends_as_its_labels_say(
     announce(settings, pipeline=name, version=old, digest=old_digest, now_ms=1)
     try_out(settings, name, new, now_ms=2, force_reason="" if gate else "to see")
 
+    reporter = Reporter(tmp_path, "j", "judge", name)
+
     async def run() -> Announcement:
-        judge = asyncio.create_task(judging.Judging(pipeline, settings, POLICY).run(once=True))
+        judging_it = judging.Judging(pipeline, settings, POLICY, reporter=reporter)
+        judge = asyncio.create_task(judging_it.run(once=True))
         producer = AIOKafkaProducer(bootstrap_servers=kafka)
         await producer.start()
         rng = np.random.default_rng(7)

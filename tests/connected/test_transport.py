@@ -12,10 +12,10 @@ from schemas.errors import PreflightError
 from schemas.settings import Settings
 from schemas.topics import Topic
 from streams.transport import preflight
+from streams.transport.app import build_app
 from streams.transport.commit import GroupCommit, Outgoing
 from streams.transport.driver import batch_topic
 from streams.transport.wire import Membership
-from streams.worker import build_app
 from tests.connected.copying import CopyWorker, make_topics, produce, read_all, running, until
 
 

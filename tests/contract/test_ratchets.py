@@ -66,7 +66,7 @@ PUBLIC = {
     "retraining": "Cost ModelAge Retraining Rollout model_age_problems retraining_problems "
     "rollout_problems",
     "scored": "SCORED read_scored",
-    "settings": "SECRETS Settings variable",
+    "settings": "METRICS_PORTS SECRETS Settings variable",
     "training": "Check Gate JOB LATENCY_ROWS PROGRESS Progress RESULT ROWS Recipe RowsSource RunResult "
     "SOURCE State TrainingJob Verdict decode_job decode_verdict",
     "undecodable": "UNDECODABLE",
@@ -115,7 +115,8 @@ def test_names_of_the_settings() -> None:
         "at_once_commit_ms_max", "inline_rows_max", "inference", "session_timeout_ms", "transaction_timeout_ms",
         "land_fetch_wait_ms_max", "land_rows_min", "land_rows_max", "land_age_ms_max", "land_few_age_ms_max",
         "land_buffer_rows_max", "land_threads", "ledger", "ledger_rows_max", "ledger_bytes_max",
-        "ledger_waiting_rows_max", "log_format", "signing_key", "trusted_keys", "learn_turn_ms_max",
+        "ledger_waiting_rows_max", "log_format", "metrics_host", "metrics_port", "metrics_token",
+        "traces_endpoint", "traces_ratio", "signing_key", "trusted_keys", "learn_turn_ms_max",
     ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from models.judge import JudgePolicy, Opinion, Step
 from schemas.manifest import Announcement, NamedVersion
 from schemas.settings import Settings
 from streams.judging import Judging
+from streams.telemetry import Reporter
 from tests.unit.test_score import NOW_MS, shop
 
 NAMED = NamedVersion(version="ba9876543210", digest="d")
@@ -20,7 +21,10 @@ NAMED = NamedVersion(version="ba9876543210", digest="d")
 def test_a_stage_lasts_its_time_and_a_rollback_does_not_wait(
     step: Step, age_ms: int, acts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judging = Judging(shop, Settings(home=tmp_path), JudgePolicy(), clock=lambda: NOW_MS / 1000)
+    judging = Judging(
+        shop, Settings(home=tmp_path), JudgePolicy(), reporter=Reporter(tmp_path, "j", "judge"),
+        clock=lambda: NOW_MS / 1000,
+    )  # fmt: skip
     done = Announcement(
         pipeline="shop", version="0123456789ab", digest="d", epoch=3, announced_at_ms=NOW_MS
     )

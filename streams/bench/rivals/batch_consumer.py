@@ -6,8 +6,8 @@ from typing import Any
 
 from schemas.settings import Settings
 from streams.bench.rivals.request import Progress, read_request
+from streams.transport.app import build_app
 from streams.transport.driver import batch_topic
-from streams.worker import build_app
 
 
 def main() -> None:
