@@ -31,6 +31,7 @@ from streams.arms import Breaker, Part, Switches, interleave, split_parts
 from streams.scored_rows import AnsweredRows, Item, to_columns, to_messages
 from streams.shadow import Shadow
 from streams.telemetry import Reporter
+from streams.tracing import UNTRACED, Tracer
 from streams.transport.commit import Outgoing
 from streams.transport.records import Run
 
@@ -55,9 +56,11 @@ class Scorer:
         reporter: Reporter,
         *,
         champion: Champion | None = None,
+        tracer: Tracer = UNTRACED,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._champion = champion
+        self._tracer = tracer
         self._topics = pipeline.topics
         self._key = pipeline.key
         self._target_kind = pipeline.target.kind
@@ -97,12 +100,13 @@ class Scorer:
         now_ms = int(self._clock() * 1000)
         done: list[Item] = []
         parts: list[Part] = []
-        for run in runs:
-            if run.tp.topic == self._topics.labels.name:
-                done += self._check_labels(run)
-            else:
-                self._counters["events"] += len(run)
-                parts.append((run, self._decode(run, now_ms=now_ms)))
+        with self._tracer.step("decode"):
+            for run in runs:
+                if run.tp.topic == self._topics.labels.name:
+                    done += self._check_labels(run)
+                else:
+                    self._counters["events"] += len(run)
+                    parts.append((run, self._decode(run, now_ms=now_ms)))
         if any(decoded.events for _, decoded in parts):
             arms = self._aging.allowed(
                 self._engine.arms,  # once: all of these runs are answered by these versions
@@ -115,7 +119,8 @@ class Scorer:
             else:
                 parts, answers = self._both(parts, arms, arms.canary, now_ms=now_ms)
             many = sum(len(decoded.events) for _, decoded in parts) > FEW_ROWS_MAX
-            done += to_columns(answers) if many else answers
+            with self._tracer.step("encode"):
+                done += to_columns(answers) if many else answers
         for run, decoded in parts:
             self._counters["predictions"] += len(decoded.events)
             done += self._dead_letters(run, decoded.rejects)
@@ -139,7 +144,8 @@ class Scorer:
             self._poison_rows = 0
             if shadow is not None:
                 self._shadow.offer(shadow, columns, scores)
-            return parts, list(self._answers(parts, columns, scores, loaded, now_ms=now_ms))
+            with self._tracer.step("encode"):
+                return parts, list(self._answers(parts, columns, scores, loaded, now_ms=now_ms))
         done: list[Item] = []
         parts = list(parts)
         for place, (run, decoded) in enumerate(parts):
@@ -183,7 +189,8 @@ class Scorer:
 
     def _features(self, parts: list[Part], *, now_ms: int) -> tuple[list[Part], FeatureColumns]:
         try:
-            return parts, self._columns(_events(parts))
+            with self._tracer.step("features"):
+                return parts, self._columns(_events(parts))
         except FeatureError:  # a number that no float32 holds: find whose it is
             parts = [(run, self._decode(run, now_ms=now_ms, one_by_one=True)) for run, _ in parts]
             return parts, self._columns(_events(parts))
@@ -191,7 +198,8 @@ class Scorer:
     def _score(self, loaded: Loaded, columns: FeatureColumns) -> npt.NDArray[np.float32] | None:
         """Scores, or None when the model raised an error on this batch."""
         try:
-            return loaded.score(columns)
+            with self._tracer.step("score", rows=columns.num_rows, model_version=loaded.version):
+                return loaded.score(columns)
         except Exception as error:  # a module is other people's code
             log.warning("model failed on a batch", rows=columns.num_rows, error=repr(error))
             return None

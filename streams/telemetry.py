@@ -13,10 +13,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict
 
 State = Literal["starting", "waiting", "running", "stopping", "failed"]
 REPORT_AGE_S_MAX = 10.0
@@ -215,25 +218,29 @@ class _RateLimit(logging.Filter):
         return True
 
 
-def configure_logging(log_format: str, *, level: int = logging.INFO) -> None:
+def configure_logging(log_format: str, *, worker: str = "", level: int = logging.INFO) -> None:
     """Send structlog and the standard library's loggers to stderr, one line per event.
 
-    ``log_format`` is ``human`` or ``json``. The loggers of Kafka clients are limited to one line
-    per template and five seconds.
+    ``log_format`` is ``human`` or ``json``: then each line is one JSON object with ``timestamp``,
+    ``level``, ``event`` and ``worker``, and a traceback is one text in ``exception``. The loggers
+    of Kafka clients and of traces are limited to one line per template and five seconds.
     """
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: Any = (
-        structlog.processors.JSONRenderer(serializer=json.dumps)
-        if log_format == "json"
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
-            # The pretty one prints local variables, and with them passwords.
-            exception_formatter=structlog.dev.plain_traceback,
-        )
+    renderer: Any = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(),
+        # The pretty one prints local variables, and with them passwords.
+        exception_formatter=structlog.dev.plain_traceback,
     )
+    if log_format == "json":
+
+        def named(_logger: Any, _method: str, event: "EventDict") -> "EventDict":
+            return {"worker": worker, **event}
+
+        shared += [named, structlog.processors.format_exc_info]
+        renderer = structlog.processors.JSONRenderer(serializer=json.dumps)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -256,6 +263,5 @@ def configure_logging(log_format: str, *, level: int = logging.INFO) -> None:
     limit = _RateLimit(5.0)
     for name in ("aiokafka", "faust", "mode", "kafka"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    handler.addFilter(
-        lambda r: limit.filter(r) if r.name.startswith(("aiokafka", "kafka")) else True
-    )
+    often = ("aiokafka", "kafka", "opentelemetry")
+    handler.addFilter(lambda r: limit.filter(r) if r.name.startswith(often) else True)

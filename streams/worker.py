@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import faust
 import structlog
@@ -29,9 +29,13 @@ from schemas.topics import models_topic
 from streams.metrics.endpoint import Endpoint
 from streams.standing import Standing
 from streams.telemetry import Reporter, configure_logging
+from streams.tracing import Tracer, open_tracer
 from streams.transport import preflight
 from streams.transport.app import build_app
 from streams.transport.driver import attach_stage
+
+if TYPE_CHECKING:
+    from streams.transport.commit import GroupCommit
 
 log = structlog.get_logger()
 
@@ -52,7 +56,7 @@ def run_worker(role: Role, reference: str, settings: Settings, *, name: str) -> 
     Raises:
         SetupError: a setting, the pipeline, a topic or a right is wrong.
     """
-    configure_logging(settings.log_format)
+    configure_logging(settings.log_format, worker=name)
     pipeline = load_pipeline(reference)
     reporter = Reporter(settings.run_folder, name, role, pipeline.name)
     try:
@@ -157,7 +161,8 @@ async def _build_score(pipeline: Pipeline, settings: Settings, reporter: Reporte
     commit = GroupCommit(settings, transactional_id=transactional_id)
     await commit.start()
     champion = blended[0] if blended else None
-    scorer = Scorer(pipeline, engine, settings, reporter, champion=champion)
+    tracer = open_tracer(settings, reporter)
+    scorer = Scorer(pipeline, engine, settings, reporter, champion=champion, tracer=tracer)
     at_once = AtOnce(settings) if pipeline.delivery == "at-least-once" else None
     if at_once:
         await at_once.start()
@@ -171,6 +176,7 @@ async def _build_score(pipeline: Pipeline, settings: Settings, reporter: Reporte
         at_once=at_once,
         at_once_topics=frozenset({topics.predictions.name}),
         gather_ms=0 if at_once is None else settings.at_once_commit_ms_max,
+        tracer=tracer,
     )
     app = build_app(settings, group=group, owner=stage)
     # Of labels only the broken ones count here.
@@ -188,6 +194,7 @@ async def _build_score(pipeline: Pipeline, settings: Settings, reporter: Reporte
         if blended is not None:
             await blended[1].stop()
         await commit.stop()
+        await asyncio.to_thread(tracer.stop)
 
     return app, follow, close
 
@@ -217,10 +224,11 @@ async def _build_join(pipeline: Pipeline, settings: Settings, reporter: Reporter
         lambda partition: Joiner(pipeline, partition, settings, reporter),
         partial(read_again, settings),
         reporter,
+        tracer=open_tracer(settings, reporter),
     )
     app = build_app(settings, group=group, owner=stage, read_committed=True)
     attach_stage(app, f"{pipeline.name}-join", stage.topics, stage)
-    return app, [], commit.stop
+    return app, [], partial(_close, commit, stage.tracer)
 
 
 async def _build_learn(pipeline: Pipeline, settings: Settings, reporter: Reporter) -> Built:
@@ -278,6 +286,7 @@ async def _build_learn(pipeline: Pipeline, settings: Settings, reporter: Reporte
         partial(read_again, settings),
         reporter,
         turn_ms_max=settings.learn_turn_ms_max,
+        tracer=open_tracer(settings, reporter),
     )
     # One record holds up to thousands of examples.
     few = replace(
@@ -288,7 +297,12 @@ async def _build_learn(pipeline: Pipeline, settings: Settings, reporter: Reporte
     )
     app = build_app(few, group=group, owner=stage, read_committed=True)
     attach_stage(app, f"{pipeline.name}-learn", stage.topics, stage)
-    return app, [], commit.stop
+    return app, [], partial(_close, commit, stage.tracer)
+
+
+async def _close(commit: "GroupCommit", tracer: Tracer) -> None:
+    await commit.stop()
+    await asyncio.to_thread(tracer.stop)
 
 
 async def _build_land(pipeline: Pipeline, settings: Settings, reporter: Reporter) -> Built:

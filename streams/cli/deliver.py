@@ -40,7 +40,7 @@ def command(pipeline: str, ranks: int, name: str) -> None:
         role="deliver",
         pipeline=declared.name,
     )
-    configure_logging(settings.log_format)
+    configure_logging(settings.log_format, worker=reporter.name)
     os.nice(NICE)  # what it starts, too: scoring comes first
     asked: list[int] = []
 

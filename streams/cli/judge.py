@@ -49,7 +49,7 @@ def command(pipeline: str, once: bool, **limits: float | None) -> None:
         policy = JudgePolicy(**{**asdict(declared.rollout), **given})
     except ValueError as wrong:
         raise click.UsageError(str(wrong)) from wrong
-    configure_logging(settings.log_format)
+    configure_logging(settings.log_format, worker=f"{declared.name}-judge-0")
     name = f"{declared.name}-judge-0"
     reporter = Reporter(settings.run_folder, name, "judge", declared.name, state="running")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it takes its target back

@@ -30,7 +30,7 @@ def command(pipelines: tuple[str, ...], name: str) -> None:
     from streams.metrics.outside import Outside
     from streams.telemetry import Reporter, configure_logging
 
-    configure_logging(settings.log_format)
+    configure_logging(settings.log_format, worker=name)
     reporter = Reporter(settings.run_folder, name, "metrics")
     outside = Outside(settings, [load_pipeline(reference) for reference in references], reporter)
     exposition = Exposition(reporter)

@@ -23,7 +23,7 @@ def serve(settings: Settings, references: Sequence[str], *, port: int, name: str
     Raises:
         SetupError: a pipeline cannot be loaded, or the port is taken.
     """
-    configure_logging(settings.log_format)
+    configure_logging(settings.log_format, worker=name)
     shown = [Shown(load_pipeline(reference), reference) for reference in references]
     reporter = Reporter(settings.run_folder, name, "dashboard")
     asyncio.run(_serve(Dashboard(settings, shown), reporter, port))

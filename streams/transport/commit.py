@@ -13,6 +13,7 @@ once when a worker starts again with the same ``transactional_id``, otherwise af
 ``transaction_timeout_ms``.
 """
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
@@ -104,6 +105,8 @@ class GroupCommit:
         self._membership: Membership | None = None
         self.sent_bytes = 0
         """Of produce batches, before compression, since it was made."""
+        self.produced_ns = 0
+        """When the records of the last transaction had been handed over: Unix time."""
         # On this instance only: other producers of the process keep aiokafka's own commit.
         self._producer._sender._do_txn_offset_commit = self._commit_fenced
 
@@ -162,6 +165,7 @@ class GroupCommit:
         producer = self._producer
         for part in outgoing:
             self.sent_bytes += await send_batches(producer, part, timestamp_ms, sent)
+        self.produced_ns = time.time_ns()
         await producer.send_offsets_to_transaction(commits, membership.group)
         await producer.commit_transaction()
         for future in sent:

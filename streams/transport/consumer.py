@@ -117,6 +117,7 @@ class Consumer(driver.Consumer):
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
         """Yield one message per drain, then ordinary messages of ordinary topics."""
+        asked_ns = time.time_ns()
         records, active = await self._wait_next_records(timeout)
         generation = self.app.consumer_generation_id
         if not records or self.should_stop:
@@ -138,7 +139,7 @@ class Consumer(driver.Consumer):
         for tp in records:
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
         if runs:
-            yield self._hand_out(runs, generation)
+            yield self._hand_out(runs, generation, asked_ns)
         for tp, record in self.scheduler.iterate(records):
             if not self.flow_active or self.app.consumer_generation_id != generation:
                 break
@@ -149,8 +150,10 @@ class Consumer(driver.Consumer):
         """See `ConsumerThread.backlog`."""
         return self._thread.backlog(tp)
 
-    def _hand_out(self, runs: list[Run], generation: int) -> tuple[TP, DrainMessage]:
-        drain = Drain(runs, generation, _size(runs))
+    def _hand_out(
+        self, runs: list[Run], generation: int, asked_ns: int = 0
+    ) -> tuple[TP, DrainMessage]:
+        drain = Drain(runs, generation, _size(runs), asked_ns, time.time_ns())
         # A record larger than `ROW_BYTES` counts as several.
         first, rows = runs[0], max(len(drain), drain.num_bytes // ROW_BYTES)
         message = DrainMessage(

@@ -100,6 +100,9 @@ class Drain:
     generation: int
     num_bytes: int = 0
     """Of the values."""
+    asked_ns: int = 0
+    """When the consumer asked for it, and when it had it: Unix time."""
+    fetched_ns: int = 0
     message: DrainMessage = field(init=False, repr=False)
 
     def __len__(self) -> int:

@@ -20,6 +20,7 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.types import TP
 
 from streams.telemetry import Reporter
+from streams.tracing import UNTRACED, Step, Tracer, transaction
 from streams.transport.commit import AtOnce, GroupCommit, Outgoing
 from streams.transport.records import Drain, Run
 from streams.transport.wire import Membership
@@ -59,6 +60,7 @@ class _Ready:
     offsets: dict[TP, int]
     sent: list[Any]
     """Futures of what left at once: the offsets must not move before the broker has it."""
+    trace: Step | None
 
 
 @dataclass(eq=False)
@@ -77,6 +79,7 @@ class TransactionalStage:
         transaction_rows_max: Rows after which a transaction is closed although more are ready.
         inline_rows_max: Drains up to this size are computed on the event loop.
         on_failure: Called with what failed; must not return. `crash` unless a test says otherwise.
+        tracer: Traces a share of the drains.
     """
 
     commit: GroupCommit
@@ -90,6 +93,7 @@ class TransactionalStage:
     gather_ms: int = 0
     clock: Callable[[], float] = time.time
     on_failure: Callable[[str, BaseException], None] = crash
+    tracer: Tracer = UNTRACED
     _membership: Membership | None = field(default=None, init=False)
     _positions: dict[TP, int] = field(default_factory=dict, init=False)
     _ready: "asyncio.Queue[_Ready]" = field(init=False)
@@ -141,6 +145,7 @@ class TransactionalStage:
             return
         runs = [run for run in drain if self._continues(run)]
         began_s = time.perf_counter()
+        trace = self.tracer.current = self._begun(drain)
         try:
             if len(drain) <= self.inline_rows_max:
                 sys.setswitchinterval(SWITCH_INTERVAL_FEW_S)
@@ -153,9 +158,17 @@ class TransactionalStage:
         except Exception as error:
             self.on_failure("compute", error)
             raise
+        finally:
+            self.tracer.current = None
         self.reporter.computed(rows=len(drain), num_bytes=drain.num_bytes, began_s=began_s)
         offsets = {run.tp: run.next_offset for run in runs}
-        await self._ready.put(_Ready(drain, items, offsets, sent))
+        await self._ready.put(_Ready(drain, items, offsets, sent, trace))
+
+    def _begun(self, drain: Drain) -> Step | None:
+        trace = self.tracer.begin(drain.asked_ns, rows=len(drain), partitions=len(drain.runs))
+        if trace is not None:
+            trace.steps.append(Step("fetch", drain.asked_ns, drain.fetched_ns))
+        return trace
 
     async def _send_at_once(self, items: list[Any]) -> list[Any]:
         """Send what does not wait for the transaction, and take it out of ``items``."""
@@ -214,7 +227,7 @@ class TransactionalStage:
                     rows += len(batch[-1].drain)
 
     async def _commit(self, batch: list[_Ready], membership: Membership) -> None:
-        began_s = time.perf_counter()
+        began_s, began_ns = time.perf_counter(), time.time_ns()
         offsets = {tp: offset for item in batch for tp, offset in item.offsets.items()}
         if not offsets:
             return
@@ -239,3 +252,6 @@ class TransactionalStage:
             began_s=began_s,
             oldest_ms=min(item.drain.oldest_ms for item in batch),
         )
+        for trace in (item.trace for item in batch if item.trace is not None):
+            trace.steps.append(transaction(began_ns, self.commit.produced_ns, time.time_ns()))
+            self.tracer.end(trace)

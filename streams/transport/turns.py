@@ -25,6 +25,7 @@ from faust.types import TP
 
 from schemas.errors import SetupError
 from streams.telemetry import Reporter
+from streams.tracing import UNTRACED, Step, Tracer, transaction
 from streams.transport.commit import GroupCommit, Outgoing
 from streams.transport.merge import Merge, Taken
 from streams.transport.records import Drain, Run
@@ -95,6 +96,7 @@ class TurnStage:
         read: Reads ``tp`` from an offset to another again, committed records only.
         turn_ms_max: How long rows are gathered before their turn.
         on_failure: Called with what failed; must not return unless a test says otherwise.
+        tracer: Traces a share of the turns.
     """
 
     commit: GroupCommit
@@ -105,6 +107,7 @@ class TurnStage:
     turn_ms_max: int = 100
     clock: Callable[[], float] = time.time
     on_failure: Callable[[str, BaseException], None] = crash
+    tracer: Tracer = UNTRACED
     _membership: Membership | None = field(default=None, init=False)
     _parts: dict[int, _Part] = field(default_factory=dict, init=False)
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set, init=False)
@@ -289,7 +292,7 @@ class TurnStage:
     async def _turn(
         self, taken: Mapping[int, Sequence[Sequence[Taken]]], membership: Membership
     ) -> None:
-        began_s = time.perf_counter()
+        began_s, began_ns = time.perf_counter(), time.time_ns()
         parts = {number: self._parts[number] for number in taken}
         ends = {number: part.merge.offsets for number, part in parts.items()}
         texts: dict[TP, str] = {}
@@ -308,6 +311,7 @@ class TurnStage:
         every = [one for topics in taken.values() for found in topics for one in found]
         rows = sum(len(one.run) for one in every)
         self.reporter.computed(rows=rows, num_bytes=0, began_s=began_s)
+        computed_ns = time.time_ns()
         offsets = {
             TP(topic, number): offset
             for number, end in ends.items()
@@ -328,10 +332,18 @@ class TurnStage:
             began_s=began_s,
             oldest_ms=min(one.run.timestamps_ms[0] for one in every),
         )
+        self._trace(began_ns, computed_ns, rows=rows, partitions=len(parts))
         for one in every:
             one.token.runs -= one.last
             if not one.token.runs:
                 one.token.drain.acknowledge(self._consumer)
+
+    def _trace(self, began_ns: int, computed_ns: int, *, rows: int, partitions: int) -> None:
+        trace = self.tracer.begin(began_ns, rows=rows, partitions=partitions)
+        if trace is not None:
+            trace.steps.append(Step("compute", began_ns, computed_ns))
+            trace.steps.append(transaction(computed_ns, self.commit.produced_ns, time.time_ns()))
+            self.tracer.end(trace)
 
 
 def _cut(run: Run, first: int, end: int) -> list[Run]:

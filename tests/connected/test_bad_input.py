@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -147,15 +147,20 @@ def constant(pipeline: Pipeline) -> tuple[Manifest, dict]:
 
 
 @contextlib.contextmanager
-def workers(settings: Settings, named: Named, logs: Path) -> Iterator[dict[str, subprocess.Popen]]:
-    """A scorer and a lander as `tidemill up` starts them, but nobody starts them again."""
+def workers(
+    settings: Settings, named: Named, logs: Path, roles: Sequence[str] = ("score", "land")
+) -> Iterator[dict[str, subprocess.Popen]]:
+    """Processes as `tidemill up` starts them, but nobody starts them again."""
     running = {}
     with contextlib.ExitStack() as stack:
-        for role in ("score", "land"):
+        for role in roles:
+            what = ["metrics", named.reference]
+            if role != "metrics":
+                what = ["worker", role, "--pipeline", named.reference]
             log = stack.enter_context((logs / f"{role}.log").open("wb"))
             running[role] = subprocess.Popen(
-                [sys.executable, "-P", "-m", "streams.cli.main", "worker", role,
-                 "--pipeline", named.reference, "--name", f"{named.pipeline.name}-{role}"],
+                [sys.executable, "-P", "-m", "streams.cli.main", *what,
+                 "--name", f"{named.pipeline.name}-{role}"],
                 env={**os.environ, **settings.environment()},
                 stdout=log,
                 stderr=log,

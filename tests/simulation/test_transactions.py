@@ -159,6 +159,7 @@ class Worker:
     def __init__(self, world: World, folder: Path) -> None:
         self.world, self.random = world, world.random
         self.gone = asyncio.Event()
+        self.sent_bytes = 0
         self.stage = TransactionalStage(
             self,  # type: ignore[arg-type]  # `send` stands in for the transactional producer
             lambda runs: [

@@ -32,6 +32,7 @@ class Broker:
     begun: int = 0
     done: list[tuple[list[bytes], dict[TP, int], Membership]] = field(default_factory=list)
     error: BaseException | None = None
+    sent_bytes: int = 0
 
     async def send(
         self,

@@ -16,6 +16,7 @@ class AtOnce:
     """Stands in for the producer of what leaves at once; acknowledged when the test says so."""
 
     sent: list[bytes] = field(default_factory=list)
+    sent_bytes: int = 0
     futures: list["asyncio.Future[None]"] = field(default_factory=list)
 
     async def send(self, outgoing: list[Outgoing], *, timestamp_ms: int) -> list[Any]:

@@ -30,7 +30,7 @@ FINISH_S_MAX = 2.0
 def main() -> int:
     """Serve until SIGTERM or SIGINT; 0 after a clean stop, 1 if it could not start."""
     options = _options()
-    configure_logging(os.environ.get("TIDEMILL_LOG_FORMAT", "human"))
+    configure_logging(os.environ.get("TIDEMILL_LOG_FORMAT", "human"), worker="store")
     log = structlog.get_logger()
     try:
         doors = _doors(options)
