@@ -265,3 +265,5 @@ def configure_logging(log_format: str, *, worker: str = "", level: int = logging
         logging.getLogger(name).setLevel(logging.WARNING)
     often = ("aiokafka", "kafka", "opentelemetry")
     handler.addFilter(lambda r: limit.filter(r) if r.name.startswith(often) else True)
+    # Faust's services tell of each start and stop, under the names of our own modules.
+    handler.addFilter(lambda r: r.levelno > logging.INFO or not str(r.msg).startswith("[^"))

@@ -33,6 +33,9 @@ class _Server(HTTPServer):
     token: str
     names: frozenset[str]
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: whoever asked has left, and asks again."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server

@@ -25,12 +25,12 @@ READY_S_MAX = 60.0
 
 
 class Prometheus:
-    """Scrapes every second what lies in ``targets``, by the shipped configuration and rules."""
+    """Scrapes every two seconds what lies in ``targets``, by the shipped configuration and rules."""
 
     def __init__(self, folder: Path, targets: Path) -> None:
         self.folder, self.port = folder, free_port()
         shipped = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
-        shipped["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        shipped["global"] = {"scrape_interval": "2s", "evaluation_interval": "1s"}
         shipped["rule_files"] = [str(DEPLOY / "prometheus/tidemill.rules.yml")]
         [job] = shipped["scrape_configs"]
         [found] = job["file_sd_configs"]

@@ -22,7 +22,12 @@ RULES = [
 
 def promtool(*arguments: str) -> str:
     done = subprocess.run(
-        ["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True, timeout=60, check=False
+        ["promtool", *arguments],
+        cwd=FOLDER,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -45,7 +50,9 @@ def test_each_alert_fires_in_one_world_and_is_silent_in_another() -> None:
         for test in tests
         for one in test["alert_rule_test"]
     ]
-    assert sorted(seen) == sorted((rule["alert"], fires) for rule in RULES for fires in (True, False))
+    assert sorted(seen) == sorted(
+        (rule["alert"], fires) for rule in RULES for fires in (True, False)
+    )
 
 
 def test_each_alert_has_its_entry_in_the_runbook() -> None:
