@@ -32,7 +32,7 @@ PARTITIONS = 2
 FOREIGN = (b"foreign", b"not one of ours", None)
 FOREIGN_HEADERS = [("partition", b"9" * 5000), ("offset", None), ("reason", b"\xff")]
 """Anybody may write to the dead letters, with headers that make no sense to the lander."""
-DEADLINE_S = 90.0
+DEADLINE_S = 240.0
 DECLARATION = """
 from schemas.pipeline import Pipeline, category, label, numeric
 
