@@ -10,6 +10,7 @@ RUN := .venv/bin/
 ARGS ?=
 COUNT ?= 1000000
 ROUNDS ?= 5
+MINUTES ?= 60
 SEED ?= 7
 
 # Other projects' modules and settings must not leak into this one's environment.
@@ -19,7 +20,7 @@ unexport VIRTUAL_ENV
 unexport CONDA_PREFIX
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test slow chaos fuzz lint type bench docs lock clean help
+.PHONY: setup demo test slow chaos soak fuzz lint type bench docs lock clean help
 
 setup: .venv/ready.stamp .venv/kafka.stamp  ## build .venv and fetch Kafka's jars (done by every other target, too)
 
@@ -34,6 +35,9 @@ slow: setup  ## run the long tests that make test leaves out
 
 chaos: setup  ## let everything die in seeded rounds and check that nothing is lost (ROUNDS=5 SEED=7)
 	$(RUN)python -m tests.chaos.rounds --rounds $(ROUNDS) --seed $(SEED) $(ARGS)
+
+soak: setup  ## let everything run for long and judge what grew (MINUTES=60)
+	$(RUN)python -m tests.chaos.soak --minutes $(MINUTES) $(ARGS)
 
 fuzz: setup  ## give every door that takes bytes from outside a million inputs (COUNT=1000000 SEED=7)
 	$(RUN)python -m tests.fuzz --count $(COUNT) --seed $(SEED) $(ARGS)

@@ -1,0 +1,198 @@
+"""``make soak MINUTES=60``: everything runs for long, and what must not grow is measured.
+
+Real servers, all workers, flights with broken, late and corrected records among them, another version
+every ten minutes. Resident memory and open files of every process, the lag of every step and the
+age of its last commit are sampled; at the end the slope of each is judged after a warm-up, and the
+books and the learner must be exact.
+"""
+
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import msgspec
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from schemas.errors import TransientError
+from streams.announce import announce
+from streams.lag import LagReader
+from tests.chaos.rounds.schedule import Schedule
+from tests.chaos.rounds.traffic import Traffic
+from tests.chaos.rounds.verdict import judge
+from tests.chaos.rounds.world import PIPELINE, World
+
+SAMPLE_S = 5.0
+WARM_SHARE = 0.25
+"""Part of the run that is not judged: caches fill, heaps find their size."""
+BLOCKS = 12
+T_MAX = 2.76
+"""Two-sided 2 % point of Student's t with 10 degrees of freedom: a line through 12 block means."""
+GROWTH_SHARE_MAX = 0.01
+"""Growth in an hour that is none: a hundredth of the mean."""
+LAG_RECORDS_MAX = 20_000
+COMMIT_AGE_S_MAX = 30.0
+
+
+@dataclass
+class Series:
+    """One quantity of one process or step over time."""
+
+    name: str
+    unit: str
+    at_s: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def add(self, at_s: float, value: float) -> None:
+        """One sample."""
+        self.at_s.append(at_s)
+        self.values.append(value)
+
+    @property
+    def grows(self) -> bool:
+        """Whether its slope after the warm-up is distinguishable from zero, and not tiny.
+
+        Neighbouring samples depend on each other, so the line goes through the means of blocks.
+        """
+        slope, error, mean = self.line()
+        return slope > T_MAX * error and slope > GROWTH_SHARE_MAX * max(mean, 1.0)
+
+    def line(self) -> tuple[float, float, float]:
+        """Slope per hour, its standard error, and the mean, after the warm-up."""
+        first = int(len(self.values) * WARM_SHARE)
+        at_h, values = np.array(self.at_s[first:]) / 3600, np.array(self.values[first:])
+        if len(values) < 2 * BLOCKS:
+            return 0.0, float("inf"), float(values.mean()) if len(values) else 0.0
+        x, y = (
+            np.array([block.mean() for block in np.array_split(of, BLOCKS)])
+            for of in (at_h, values)
+        )
+        spread = ((x - x.mean()) ** 2).sum()
+        slope = ((x - x.mean()) * (y - y.mean())).sum() / spread
+        rest = y - y.mean() - slope * (x - x.mean())
+        error = np.sqrt((rest**2).sum() / (BLOCKS - 2) / spread)
+        return float(slope), float(error), float(y.mean())
+
+
+class Sampler:
+    """Samples every process of a world and every step of its pipeline."""
+
+    def __init__(self, world: World) -> None:
+        """Nothing is sampled yet."""
+        self.series: dict[str, Series] = {}
+        self._world = world
+        self._moved: dict[str, tuple[int, float]] = {}
+
+    async def sample(self, at_s: float) -> None:
+        """Once."""
+        world = self._world
+        pids = {**world.tree.pids, "store": world.store.pid}
+        pids |= {f"broker-{i}": broker.pid for i, broker in enumerate(world.brokers)}
+        for name, pid in pids.items():
+            try:
+                process = psutil.Process(pid)
+                self._add(f"{name} resident", "MiB", at_s, process.memory_info().rss / 2**20)
+                self._add(f"{name} open files", "files", at_s, process.num_fds())
+            except psutil.Error:
+                continue
+        try:
+            async with LagReader(world.settings) as reader:
+                behind = await reader.read(PIPELINE)
+        except TransientError:
+            return
+        for role, places in behind.items():
+            done, lag = sum(p.committed or 0 for p in places), sum(p.lag for p in places)
+            before, moved_s = self._moved.get(role, (-1, at_s))
+            self._moved[role] = (done, at_s if done != before or not lag else moved_s)
+            self._add(f"{role} lag", "records", at_s, lag)
+            self._add(f"{role} commit age", "s", at_s, at_s - self._moved[role][1])
+
+    def _add(self, name: str, unit: str, at_s: float, value: float) -> None:
+        self.series.setdefault(name, Series(name, unit)).add(at_s, value)
+
+    def complaints(self) -> list[str]:
+        """What grew, or was larger than it may be."""
+        found = []
+        for series in self.series.values():
+            if not series.name.startswith("broker") and series.grows:
+                slope, error, _mean = series.line()
+                found.append(
+                    f"{series.name} grows by {slope:.2f} ± {error:.2f} {series.unit} an hour"
+                )
+            limit = {"records": LAG_RECORDS_MAX, "s": COMMIT_AGE_S_MAX}.get(series.unit)
+            if limit is not None and max(series.values) > limit:
+                found.append(f"{series.name} reached {max(series.values):.0f} {series.unit}")
+        return found
+
+
+@click.command()
+@click.option("--minutes", type=float, default=60.0, show_default=True)
+@click.option("--seed", type=int, default=7, show_default=True)
+@click.option("--rate", type=float, default=100.0, show_default=True, help="Events a second.")
+@click.option("--swap-minutes", type=float, default=10.0, show_default=True)
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write every sample here.")
+def main(minutes: float, seed: int, rate: float, swap_minutes: float, report: Path | None) -> None:
+    """Run everything for MINUTES and judge what grew; exit code 0 only if nothing did.
+
+    \b
+    Example:
+      python -m tests.chaos.soak --minutes 60
+    """
+    out = Console(width=120)
+    world = World(Path(tempfile.mkdtemp(prefix="tidemill-soak-")), Schedule(0, 1, str(seed), ()))
+    swaps = 0
+    with world.running():
+        sampler = Sampler(world)
+        events = int(rate * minutes * 60 * 1.2) + 10_000
+        traffic = Traffic(PIPELINE, world.settings, str(seed), rate, events)
+        traffic.start()
+        began = time.monotonic()
+        while (at_s := time.monotonic() - began) < minutes * 60:
+            asyncio.run(sampler.sample(at_s))
+            if at_s > (swaps + 1) * swap_minutes * 60:
+                swaps += _swap(world, swaps)
+                out.print(f"{at_s / 60:.0f} min: version {swaps} announced", highlight=False)
+            time.sleep(max(0.0, SAMPLE_S - (time.monotonic() - began - at_s)))
+        traffic.stop()
+        verdict = judge(world, traffic)
+    complaints = sampler.complaints()
+    _print(out, sampler, minutes=minutes, swaps=swaps)
+    out.print(f"exact: {verdict.exact}; {verdict.books.events} events; learner: "
+              f"{verdict.learner or 'as a replay'}", highlight=False)  # fmt: skip
+    for complaint in complaints:
+        out.print(f"[red]{complaint}[/red]")
+    if report:
+        report.write_bytes(msgspec.json.encode([vars(s) for s in sampler.series.values()]))
+    sys.exit(0 if verdict.exact and not complaints else 1)
+
+
+def _swap(world: World, number: int) -> int:
+    version, digest = world.versions[number % len(world.versions)]
+    now_ms = time.time_ns() // 1_000_000
+    announce(world.settings, pipeline=PIPELINE.name, version=version, digest=digest, now_ms=now_ms)
+    return 1
+
+
+def _print(out: Console, sampler: Sampler, *, minutes: float, swaps: int) -> None:
+    table = Table(title=f"{minutes:.0f} minutes, {swaps} swaps", title_justify="left")
+    for name in ("what", "unit", "mean", "largest", "slope an hour", "standard error", "grows"):
+        table.add_column(name, justify="left" if name in {"what", "unit"} else "right")
+    for series in sampler.series.values():
+        slope, error, _mean = series.line()
+        table.add_row(
+            series.name, series.unit, f"{statistics.fmean(series.values):.1f}",
+            f"{max(series.values):.1f}", f"{slope:+.2f}", f"{error:.2f}",
+            "yes" if series.grows else "no",
+        )  # fmt: skip
+    out.print(table)
+
+
+if __name__ == "__main__":
+    main()
