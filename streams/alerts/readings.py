@@ -5,7 +5,7 @@ Each number is had or it is not; one that is not says why and spoils no other.
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from schemas.errors import TidemillError
@@ -73,10 +73,18 @@ def of_processes(settings: Settings, now_ms: int) -> Reading:
 class Readings:
     """Asks for numbers; keeps its connections. Use it as an asynchronous context manager.
 
-    Nothing is raised for a server that does not answer: that is a reading.
+    Nothing is raised for a server that does not answer: that is a reading. ``ticks`` are seconds
+    that never go back.
     """
 
-    def __init__(self, settings: Settings, pipelines: Iterable[Pipeline]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pipelines: Iterable[Pipeline],
+        *,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ticks = ticks
         self._settings = settings
         self._pipelines = {one.name: one for one in pipelines}
         self._asker = Asker(settings)
@@ -149,7 +157,7 @@ class Readings:
             self._failed("kafka", cause)
             return {(pipeline.name, one): Reading(error=short(cause)) for one in OF_KAFKA}
         self._answered("kafka")
-        found = of_kafka(pipeline.name, behind, self._ages, time.monotonic())
+        found = of_kafka(pipeline.name, behind, self._ages, self._ticks())
         return {(pipeline.name, name): reading for name, reading in found.items()}
 
     async def _let_go(self) -> None:
@@ -183,7 +191,7 @@ class Readings:
         return of_answer(answer.rows)
 
     def _failed(self, server: str, cause: BaseException) -> None:
-        self._down_s.setdefault(server, time.monotonic())
+        self._down_s.setdefault(server, self._ticks())
         self._why[server] = short(cause)
 
     def _answered(self, server: str) -> None:
@@ -193,7 +201,7 @@ class Readings:
         since = self._down_s.get(server)
         if since is None:
             return Reading(value=0.0)
-        return Reading(value=time.monotonic() - since, detail=self._why[server])
+        return Reading(value=self._ticks() - since, detail=self._why[server])
 
 
 def of_answer(rows: Sequence[Sequence[Any]]) -> Reading:

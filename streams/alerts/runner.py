@@ -51,6 +51,7 @@ class Runner:
         channels: Where notices go.
         given: Numbers of others in this process.
         clock: Unix seconds.
+        ticks: Seconds that never go back.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class Runner:
         *,
         given: Figures = dict,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._ticks = ticks
         self._settings = settings
         self._pipelines = list(pipelines)
         self._asked = [*rules_of_stack(), *(one for p in pipelines for one in rules_of(p))]
@@ -92,7 +95,7 @@ class Runner:
     async def run(self, stopped: asyncio.Event) -> None:
         """Look and tell until ``stopped``; then write what is still to be written."""
         names = {one.name for one in self._pipelines}
-        async with Readings(self._settings, self._pipelines) as readings:
+        async with Readings(self._settings, self._pipelines, ticks=self._ticks) as readings:
             tasks = [asyncio.create_task(self._speak())]
             tasks += [asyncio.create_task(self._deliver(outlet)) for outlet in self.outlets]
             self._reporter.change("running", f"watches {', '.join(sorted(names))}")

@@ -104,6 +104,7 @@ class World:
             runner = Runner(
                 self.settings, [self.pipeline], channels(self.settings), self.reporter,
                 clock=self.clock,
+                ticks=self.clock,
             )  # fmt: skip
             task = asyncio.create_task(runner.run(stopped))
             try:

@@ -16,11 +16,12 @@ from confluent_kafka.admin import AdminClient
 from schemas.errors import KafkaUnavailable
 from schemas.loading import load_pipeline
 from schemas.settings import Settings
+from streams import permanent_check
 from streams.alerts.books import Books, read_checked
 from streams.checked import Checked
 from streams.cli.assembly import prepare
 from streams.cli.named import Named
-from streams.permanent_check import SUSPECTS_MAX, check_round
+from streams.permanent_check import check_round
 from streams.reconcile import land_group, score_group
 from streams.sources import Finding
 from streams.store.client import Client, connect
@@ -194,19 +195,23 @@ def test_what_is_on_its_way_is_not_missing(world: World) -> None:
     assert found.findings[0].offsets == [4]
 
 
-def test_with_many_suspects_nothing_new_is_checked(world: World) -> None:
+def test_with_many_suspects_nothing_new_is_checked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Then the store was lost, or the like: a person must look, and the cost stays bounded."""
-    count = SUSPECTS_MAX + 4
+    suspects_max = 3
+    monkeypatch.setattr(permanent_check, "SUSPECTS_MAX", suspects_max)
+    count = suspects_max + 4
     world.events(count)
     world.predictions(range(count))
     world.scored(events=count)
     world.rows_max = 1
     for _ in range(count):
         found = world.check()
-    assert (len(found.cursor.suspects), found.missing) == (SUSPECTS_MAX, SUSPECTS_MAX)
+    assert (len(found.cursor.suspects), found.missing) == (suspects_max, suspects_max)
     assert found.unchecked == 4
     world.rows("scored", range(count))
-    for _ in range(SUSPECTS_MAX + 5):
+    for _ in range(suspects_max + 5):
         found = world.check()
     assert (found.exact, found.unchecked) == (True, 0)
 
