@@ -137,6 +137,8 @@ class _Round:
         self.labels = 0
         self._rows_max = rows_max
         self._spans: dict[Kind, dict[int, Span]] = {}
+        self._decided: dict[str, dict[int, Span]] = {}
+        """Of what workers write: read after the offsets that vouch for it."""
 
     def unchecked(self) -> int:
         """How much there is still to look at."""
@@ -152,7 +154,9 @@ class _Round:
         reader = self.sides.topics.reader
         self._spans["events"] = await reader.spans(topics.events.name)
         self._spans["labels"] = await reader.spans(topics.labels.name)
-        self._spans["examples"] = await reader.decided_spans(topics.examples.name)
+        for topic in (topics.predictions, topics.scored, topics.dead_letters, topics.examples):
+            self._decided[topic.name] = await reader.decided_spans(topic.name)
+        self._spans["examples"] = self._decided[topics.examples.name]
         await self._again()
         if len(self.cursor.suspects) >= SUSPECTS_MAX:
             return
@@ -190,7 +194,7 @@ class _Round:
         """
         reader = self.sides.topics.reader
         found: dict[int, int] = {}
-        for p, span in (await reader.decided_spans(topic)).items():
+        for p, span in self._decided[topic].items():
             first = max(span.first, self.sides.landed_to.get((topic, p), span.first))
             if first >= span.end:
                 continue
@@ -293,7 +297,7 @@ class _Round:
         """
         topic, p = self.sides.pipeline.topics.predictions.name, piece.partition
         reader = self.sides.topics.reader
-        span = (await reader.decided_spans(topic))[p]
+        span = self._decided[topic][p]
         first = max(span.first, piece.start)
         cut_off = span.first > piece.start
         parts: list[Int64] = []
