@@ -89,15 +89,16 @@ class Commands:
         self._reconciling = asyncio.Lock()
         self._testing = asyncio.Lock()
         self._explaining = asyncio.Lock()
-        self._asked = 0
+        self._explanations: dict[tuple[str, str], asyncio.Task[dict[str, Any]]] = {}
         self._listings: dict[str, asyncio.Task[list[dict[str, Any]]]] = {}
         self._listed: dict[str, tuple[object, list[dict[str, Any]]]] = {}
 
     async def close(self) -> None:
         """End what still runs."""
-        for listing in self._listings.values():
-            listing.cancel()
-        await asyncio.gather(*self._listings.values(), return_exceptions=True)
+        running = [*self._listings.values(), *self._explanations.values()]
+        for one in running:
+            one.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def act(self, wish: Wish, reference: str) -> str:
         """Do it; what the command said.
@@ -136,15 +137,26 @@ class Commands:
         Raises:
             PermanentError: it cannot be explained, and why; or too many wait.
         """
-        if self._asked >= EXPLAINING_MAX:
-            raise PermanentError("could not explain it now: others wait already. Ask again soon.")
-        self._asked += 1
-        try:
-            async with self._explaining:
-                line = ["explain", "--json", f"--id={event_id}", "--", reference]
-                done = await self._run(line, SECONDS_MAX)
-        finally:
-            self._asked -= 1
+        key = reference, event_id
+        asked = self._explanations.get(key)
+        if asked is None:
+            if len(self._explanations) >= EXPLAINING_MAX:
+                raise PermanentError("could not explain it now: others wait. Ask again soon.")
+            asked = asyncio.create_task(self._explain(reference, event_id))
+            self._explanations[key] = asked
+            asked.add_done_callback(lambda done: self._explained(key, done))
+        # Who loads the page again waits for the same explanation.
+        return await asyncio.shield(asked)
+
+    def _explained(self, key: tuple[str, str], done: "asyncio.Task[dict[str, Any]]") -> None:
+        del self._explanations[key]
+        if not done.cancelled():
+            done.exception()  # seen, also where nobody waits any more
+
+    async def _explain(self, reference: str, event_id: str) -> dict[str, Any]:
+        async with self._explaining:
+            line = ["explain", "--json", f"--id={event_id}", "--", reference]
+            done = await self._run(line, SECONDS_MAX)
         if done.code:
             raise PermanentError(done.error or f"the command ended with exit_code={done.code}")
         found: dict[str, Any] = msgspec.json.decode(done.output)

@@ -8,9 +8,10 @@ import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 
-from schemas.errors import StoreUnavailable
+from schemas.errors import PermanentError, StoreUnavailable
 from schemas.loading import load_pipeline
 from schemas.settings import Settings
+from streams.dashboard.commands import EXPLAINING_MAX, Commands, Done
 from streams.dashboard.figures import Figure, Page
 from streams.dashboard.live import VIEWERS_MAX, Live, TooManyViewers
 from streams.dashboard.web import Dashboard, Shown
@@ -150,3 +151,35 @@ async def test_the_number_of_open_pages_is_bounded() -> None:
     for one in opened:
         assert one
         one[0].close(one[1])
+
+
+async def test_an_explanation_is_made_once_however_often_the_page_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever leaves makes nobody else wait, and no more than a few processes can be asked for."""
+    commands, go = Commands(Settings()), asyncio.Event()
+    lines: list[list[str]] = []
+
+    async def run(line: list[str], _seconds_max: float) -> Done:
+        lines.append(line)
+        await go.wait()
+        return Done(0, '{"score": 1}', "") if "--id=e0" in line else Done(2, "", "there is none")
+
+    monkeypatch.setattr(commands, "_run", run)
+    left = asyncio.create_task(commands.explain("flights", "e0"))
+    stayed = asyncio.create_task(commands.explain("flights", "e0"))
+    others = [
+        asyncio.create_task(commands.explain("flights", f"e{i}")) for i in range(1, EXPLAINING_MAX)
+    ]
+    await asyncio.sleep(0)
+    left.cancel()
+    with pytest.raises(PermanentError, match="others wait"):
+        await commands.explain("flights", "one too many")
+    go.set()
+    found = await stayed
+    assert (found["score"], found["command"]) == (1, "tidemill explain flights --id=e0")
+    for other in others:
+        with pytest.raises(PermanentError, match="there is none"):
+            await other
+    assert len(lines) == EXPLAINING_MAX
+    assert commands._explanations == {}
