@@ -14,7 +14,7 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
 SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
-PAGES = ("index", "tutorial", "client", "reference/client", "reference/settings", "troubleshooting")
+PAGES = ("index", "reference/client", "reference/settings")
 
 
 @pytest.fixture(scope="module")
