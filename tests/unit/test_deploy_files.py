@@ -214,12 +214,13 @@ def test_manifests_are_all_applied_and_hold_no_secret() -> None:
     assert not known(set(settings))
     assert not {"TIDEMILL_KAFKA_PASSWORD", "TIDEMILL_CLICKHOUSE"} & set(settings)
     plain = {k: v for k, v in settings.items() if k in SETTINGS}
-    Settings.from_environment(plain | {"TIDEMILL_CLICKHOUSE": "https://u:p@c:8443"})
+    secret = {"TIDEMILL_CLICKHOUSE": "https://u:p@c:8443", "TIDEMILL_METRICS_TOKEN": "t" * 48}
+    Settings.from_environment(plain | secret)
 
 
 def test_pods_are_closed_probed_and_bounded() -> None:
     """As the restricted pod security standard asks, which the name space enforces."""
-    assert len(dict(pods())) == 9
+    assert len(dict(pods())) == 10
     for name, pod in pods():
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
@@ -303,7 +304,7 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
 def test_units_start_what_there_is_under_names_that_differ() -> None:
     """And each role has one."""
     found = units()
-    assert len(found) == 9
+    assert len(found) == 10
     for name, (program, *words) in found.items():
         if program.endswith("/tidemill"):
             parse(words)
