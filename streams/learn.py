@@ -374,3 +374,17 @@ def _flat(lists: pa.ListArray, *, rows: int, width: int) -> pa.Array | None:
     lengths = pc.list_value_length(lists)
     right = len(values) == rows * width and (not rows or pc.all(pc.equal(lengths, width)).as_py())
     return values if right else None
+
+
+def snapshot_base(metadata: str) -> int:
+    """Offset of the examples from which on a restart reads, by what was committed; 0: all of them.
+
+    Raises:
+        SetupError: the text is not a learner's.
+    """
+    if not metadata:
+        return 0
+    try:
+        return _decode(metadata).base
+    except msgspec.MsgspecError as cause:
+        raise SetupError(f"could not read what a learner committed: {cause}") from cause

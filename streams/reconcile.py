@@ -244,9 +244,15 @@ class StoreRows:
         found = self.client.query_arrow(
             f"SELECT toInt64({column}) AS offset FROM {table} "
             f"WHERE pipeline = {{pipeline:String}} AND {condition} "
-            f"AND {column} >= {{first:Int64}} AND {column} < {{end:Int64}}",
+            f"AND {column} >= {{first:Int64}} AND {column} < {{end:Int64}} "
+            "UNION ALL "  # what was erased was here
+            "SELECT source_offset AS offset FROM erased "
+            "WHERE pipeline = {pipeline:String} AND table_name = {table:String} "
+            "AND topic = {topic:String} AND source_partition = {partition:Int32} "
+            "AND source_offset >= {first:Int64} AND source_offset < {end:Int64}",
             parameters={
                 "pipeline": pipeline.name,
+                "table": table,
                 "topic": topic,
                 "partition": partition,
                 "first": span.first,

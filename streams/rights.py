@@ -13,7 +13,7 @@ from schemas.pipeline import Pipeline
 from schemas.topics import ALERTS, AUDIT, MODELS, Topic
 
 Operation = Literal["READ", "WRITE", "CREATE", "DELETE", "DESCRIBE", "ALTER_CONFIGS"]
-"""READ, WRITE, DELETE and ALTER_CONFIGS bring what is needed to describe the same resource."""
+"""READ, WRITE and DELETE bring DESCRIBE of the same resource; ALTER_CONFIGS brings reading them."""
 
 ROLES: Final[Mapping[str, str]] = {
     "producer": "sends events and labels",
@@ -22,7 +22,7 @@ ROLES: Final[Mapping[str, str]] = {
     "learn": "learners",
     "land": "landers, which also need a user of the store that may write",
     "deliver": "`tidemill deliver`, `models judge`, and people who promote, hold or roll back",
-    "trainer": "`tidemill train`: asks which version serves",
+    "trainer": "`tidemill train`: asks which version serves, writes down what it registered",
     "dashboard": "`dashboard`, `status`, `tail`, `reconcile`: reads everything, changes nothing",
     "alerts": "`tidemill alerts run`: reads everything, writes notices",
     "reader": "reads predictions, in groups named <pipeline>.reader...",
@@ -89,6 +89,7 @@ def rights(pipeline: Pipeline, role: str, *, principal: str = "") -> list[Right]
         book.control()
     elif role == "trainer":
         book.add("TOPIC", MODELS, "READ")
+        book.audited()
     elif role == "dashboard":
         book.add("TOPIC", f"{name}.", "READ", prefixed=True)
         for topic in (MODELS, AUDIT):
@@ -136,14 +137,18 @@ class _Book:
 
     def control(self) -> None:
         """To announce, and to write down that it was announced."""
-        for topic in (MODELS, AUDIT):
-            self.add("TOPIC", topic, "READ", "WRITE")
+        self.add("TOPIC", MODELS, "READ", "WRITE")
+        self.audited()
+
+    def audited(self) -> None:
+        """To write down what was done."""
+        self.add("TOPIC", AUDIT, "READ", "WRITE")
         self.add("TRANSACTIONAL_ID", CONTROL_ID, "WRITE")
 
     def operator(self, pipeline: str) -> None:
         wide: tuple[Operation, ...] = ("READ", "CREATE", "DELETE", "ALTER_CONFIGS")
         self.add("TOPIC", f"{pipeline}.", *wide, prefixed=True)
         for topic in (MODELS, AUDIT, ALERTS):
-            self.add("TOPIC", topic, "CREATE", "ALTER_CONFIGS")
+            self.add("TOPIC", topic, "CREATE", "DESCRIBE", "ALTER_CONFIGS")
         self.add("GROUP", f"tidemill.{pipeline}.", "DESCRIBE", prefixed=True)
         self.control()

@@ -38,6 +38,7 @@ COMMANDS = {
     "health": "Say whether a process is alive, for probes.",
     "keys": "List, rotate, trust and revoke the keys that sign.",
     "retention": "Show or set how long topics and tables keep what.",
+    "erase": "Erase a person's key, with a signed receipt.",
     "audit": "List who did what, and check that the list is whole.",
     "metrics": "Serve lag, coverage and rollouts to Prometheus; `up` does it by itself.",
     "bench": "Measure this machine, paired with what people would use instead.",

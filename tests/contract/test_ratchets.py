@@ -63,6 +63,7 @@ PUBLIC = {
     "Target category label numeric online",
     "predictions": "Prediction encode_predictions",
     "published": "Document documents text",
+    "receipts": "Receipt SignedReceipt TableErasure TopicErasure decode_signed_receipt encode_receipt",
     "retraining": "Cost ModelAge Retraining Rollout model_age_problems retraining_problems "
     "rollout_problems",
     "scored": "SCORED read_scored",

@@ -23,7 +23,7 @@ from tests.doors.secured import ADMIN, SecuredKafka
 NAME = "vault"
 STRANGER = "stranger"
 """A user with a password and without any right."""
-DEADLINE_S = 120.0
+DEADLINE_S = 240.0
 
 
 @dataclass
@@ -34,6 +34,8 @@ class Vault:
     named: Named
     base: Settings
     folder: Path
+    landed: object = None
+    """What the store counted when everything had passed."""
 
     @property
     def pipeline(self) -> Pipeline:
