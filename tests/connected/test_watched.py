@@ -135,6 +135,7 @@ def panels(file: Path) -> Iterator[tuple[str, str]]:
 
 
 @needs_prometheus
+@pytest.mark.timeout(600)  # on a saturated machine; 25 s on a quiet one
 async def test_what_an_operator_sees(world: World, tmp_path: Path) -> None:
     """
     Goal: figures in Prometheus are those of the records that were sent; each query of each

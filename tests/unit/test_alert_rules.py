@@ -26,7 +26,7 @@ def promtool(*arguments: str) -> str:
         cwd=FOLDER,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
