@@ -25,6 +25,7 @@ from streams.telemetry import Reporter
 EXPORT_S_MAX = 5.0
 QUEUE_SPANS_MAX = 2048
 """Spans that wait for the collector; more are dropped."""
+SEND_MS = 1000
 FLUSH_MS_MAX = 2000
 
 Attributes = dict[str, str | int | float]
@@ -141,7 +142,10 @@ def open_tracer(settings: Settings, reporter: Reporter, *, random: Random | None
     }
     provider = TracerProvider(resource=Resource.create(who))
     exporter = OTLPSpanExporter(endpoint=settings.traces_endpoint, timeout=EXPORT_S_MAX)
-    provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=QUEUE_SPANS_MAX))
+    processor = BatchSpanProcessor(
+        exporter, max_queue_size=QUEUE_SPANS_MAX, schedule_delay_millis=SEND_MS
+    )
+    provider.add_span_processor(processor)
     tracer = provider.get_tracer("tidemill")
 
     def stop() -> None:

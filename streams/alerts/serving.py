@@ -10,6 +10,7 @@ from streams.alerts.books import Books
 from streams.alerts.channels import channels
 from streams.alerts.core import Key, Reading
 from streams.alerts.runner import Runner, stop_on_signals
+from streams.metrics.endpoint import Endpoint
 from streams.telemetry import Reporter, configure_logging
 
 
@@ -19,7 +20,7 @@ def serve(settings: Settings, pipelines: Sequence[Pipeline], *, name: str) -> No
     Raises:
         SettingsError: a channel cannot be used.
     """
-    configure_logging(settings.log_format)
+    configure_logging(settings.log_format, worker=name)
     spare_pandas()
     reporter = Reporter(settings.run_folder, name, "alerts")
     books = [Books(settings, one) for one in pipelines]
@@ -43,6 +44,7 @@ def serve(settings: Settings, pipelines: Sequence[Pipeline], *, name: str) -> No
             await asyncio.gather(watching, *checks, return_exceptions=True)
 
     try:
-        asyncio.run(run())
+        with Endpoint(reporter, settings):
+            asyncio.run(run())
     finally:
         reporter.remove()

@@ -7,10 +7,11 @@ import signal
 import click
 
 from streams.cli.console import pipelines_or_running, running
+from streams.cli.reference import PIPELINE
 
 
 @click.command("metrics")
-@click.argument("pipelines", nargs=-1, metavar="[PIPELINE]...")
+@click.argument("pipelines", type=PIPELINE, nargs=-1, metavar="[PIPELINE]...")
 @click.option("--name", default="metrics", help="Unique among the processes of one home.")
 def command(pipelines: tuple[str, ...], name: str) -> None:
     """Serve what no worker can say of itself: lag, commit ages, label coverage, rollouts.

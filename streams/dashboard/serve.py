@@ -11,6 +11,7 @@ from schemas.errors import SetupError
 from schemas.loading import load_pipeline
 from schemas.settings import Settings
 from streams.dashboard.web import Dashboard, Shown
+from streams.metrics.endpoint import Endpoint
 from streams.telemetry import Reporter, configure_logging
 
 HOST = "127.0.0.1"
@@ -26,7 +27,8 @@ def serve(settings: Settings, references: Sequence[str], *, port: int, name: str
     configure_logging(settings.log_format, worker=name)
     shown = [Shown(load_pipeline(reference), reference) for reference in references]
     reporter = Reporter(settings.run_folder, name, "dashboard")
-    asyncio.run(_serve(Dashboard(settings, shown), reporter, port))
+    with Endpoint(reporter, settings):
+        asyncio.run(_serve(Dashboard(settings, shown), reporter, port))
 
 
 async def _serve(dashboard: Dashboard, reporter: Reporter, port: int) -> None:

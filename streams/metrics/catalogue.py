@@ -18,7 +18,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 _PATH = ("score", "join", "learn", "land")
 _SENDING = ("score", "join", "learn")
-_ALL = (*_PATH, "deliver", "judge", "metrics")
+_ALL = (*_PATH, "deliver", "judge", "alerts", "dashboard", "metrics")
 _TABLES = ("scored", "labels", "examples", "dead_letters", "evaluations", "alarms")
 
 
@@ -184,6 +184,11 @@ OUTSIDE = (
     _gauge("rollout_held", _OUTSIDE, "1 while a person keeps versions as they are."),
     _gauge("process_up", _OUTSIDE, "1 for each process of this home that says it is running; servers, too.", label="process"),
     _gauge("process_memory_bytes", _OUTSIDE, "Resident memory of each of them.", label="process"),
+    _gauge("books_missing", _OUTSIDE, "Records that the permanent check of the books found missing, of this home.", source="books_missing"),
+    _gauge("books_doubled", _OUTSIDE, "Records that it found twice.", source="books_doubled"),
+    _gauge("books_unchecked", _OUTSIDE, "Records that it has still to look at.", source="books_unchecked"),
+    _gauge("books_exact_age_seconds", _OUTSIDE, "Since its last round that found nothing wrong.", source="books_exact_check_age_s"),
+    _gauge("alerts_firing", _OUTSIDE, "Alerts of Tidemill's own that fire, of this home.", source="alerts_firing"),
 )  # fmt: skip
 """What `tidemill metrics` sees: only gauges, for what was seen last."""
 

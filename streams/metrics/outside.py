@@ -163,6 +163,10 @@ def _processes(add: Callable[..., None], settings: Settings) -> None:
         fresh = now_s - report.updated_at_ms / 1000 <= REPORT_AGE_S_MAX
         up = fresh and report.state == "running"
         add("process_up", float(up), report.pipeline, report.role, report.name)
+        for metric in catalogue.OUTSIDE:
+            if metric.source in report.counters:
+                name = metric.name.removeprefix("tidemill_")
+                add(name, report.counters[metric.source], report.pipeline, report.role)
         with contextlib.suppress(psutil.Error):
             memory = psutil.Process(report.pid).memory_info().rss
             add("process_memory_bytes", memory, report.pipeline, report.role, report.name)

@@ -154,9 +154,8 @@ def workers(
     running = {}
     with contextlib.ExitStack() as stack:
         for role in roles:
-            what = ["metrics", named.reference]
-            if role != "metrics":
-                what = ["worker", role, "--pipeline", named.reference]
+            beside = {"metrics": ["metrics"], "alerts": ["alerts", "run"]}
+            what = [*beside.get(role, ["worker", role, "--pipeline"]), named.reference]
             log = stack.enter_context((logs / f"{role}.log").open("wb"))
             running[role] = subprocess.Popen(
                 [sys.executable, "-P", "-m", "streams.cli.main", *what,
