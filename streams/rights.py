@@ -23,7 +23,7 @@ ROLES: Final[Mapping[str, str]] = {
     "land": "landers, which also need a user of the store that may write",
     "deliver": "`tidemill deliver`, `models judge`, and people who promote, hold or roll back",
     "trainer": "`tidemill train`: asks which version serves, writes down what it registered",
-    "dashboard": "`dashboard`, `status`, `tail`, `reconcile`: reads everything, changes nothing",
+    "dashboard": "`dashboard`, `metrics`, `status`, `tail`, `reconcile`: changes nothing",
     "alerts": "`tidemill alerts run`: reads everything, writes notices",
     "reader": "reads predictions, in groups named <pipeline>.reader...",
     "operator": "creates topics, sets their retention, erases, and writes the audit log",
