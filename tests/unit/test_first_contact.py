@@ -116,7 +116,7 @@ def test_bash_completes_commands_options_choices_and_pipelines(tmp_path: Path) -
     """By a bash that sourced the script, not by our idea of one."""
     (tmp_path / "payments.py").touch()
     wanted = {
-        "tidemill re": "replay rescore reconcile",
+        "tidemill rec": "reconcile",
         "tidemill worker l": "learn land",
         "tidemill demo --ev": "--events",
         "tidemill up NOTHING": " ".join([*ready_pipelines(), "payments.py"]),
