@@ -22,7 +22,7 @@ from streams.telemetry import read_reports
 from tests.browser.conftest import PIPELINE, Watched, wait_for
 from tests.browser.test_pages import ANSWERED, BROKEN, PAGES, serious
 
-pytestmark = [pytest.mark.connected, pytest.mark.embedded, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.connected, pytest.mark.embedded, pytest.mark.timeout(240, func_only=True)]
 
 Browse = Callable[..., Any]
 

@@ -22,7 +22,7 @@ from streams.store.runs import insert_progress
 from streams.telemetry import read_reports
 from tests.browser.conftest import EVENTS, SHOTS, Watched, wait_for
 
-pytestmark = [pytest.mark.connected, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.connected, pytest.mark.timeout(240, func_only=True)]
 axe = pytest.importorskip("axe_playwright_python", reason="tidemill[browser] is not installed")
 AXE = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 PAGES = ("overview", "pipeline", "models", "decision", "training", "sql", "health")

@@ -94,8 +94,9 @@ function end(picture, [x, y], [w, h], name, small) {
 }
 
 function step(picture, at, box, role, told) {
-  const kind = told.state !== "running" ? "broken" : waits(told) ? "behind" : "step";
-  card(picture, at, box, kind, NAMES[role], told.state === "running" ? `${short(told.per_s)} ${DOES[role]}/s` : `! ${told.state}`, waiting(told));
+  const running = told.state === "running", passing = ["starting", "stopping"].includes(told.state);
+  const kind = passing || (running && waits(told)) ? "behind" : running ? "step" : "broken";
+  card(picture, at, box, kind, NAMES[role], running ? `${short(told.per_s)} ${DOES[role]}/s` : passing ? told.state : `! ${told.state}`, waiting(told));
 }
 
 // More than two seconds of work, and more than a handful.
