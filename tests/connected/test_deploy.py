@@ -5,7 +5,6 @@ that everybody may use, the commands run as user 10001, as they would in the ima
 """
 
 import asyncio
-import json
 import os
 import re
 import shutil
@@ -218,15 +217,6 @@ def test_commands_of_compose_and_units_serve_a_pipeline(
         time.sleep(0.5)
     client.close()
     assert rows == EVENTS
-    status = {"lag": {}}
-    while (
-        name not in status["lag"]
-    ):  # on a saturated machine Kafka may take longer than it is given
-        asked = installed.run("land", ["tidemill", "status", str(file), "--json"], shared)
-        status = json.loads(asked.stdout)
-        assert time.monotonic() < deadline, status
-    assert set(status["lag"][name]) >= {"score", "join", "learn", "land"}
-    assert status["models"][name]["epoch"] == 1
     assert (installed.folder / "shared/keys/signing.pem").stat().st_mode & 0o777 == 0o600
     assert installed.stop() == dict.fromkeys((*ours, "unit"), 0)
     assert installed.run("score", ["tidemill", "health", "--age", "0.1"], {}).returncode == 1

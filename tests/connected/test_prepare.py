@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from schemas.settings import Settings
+from streams.cli.status import gather
 from streams.store.client import connect
 from tests.unit.test_cli import tidemill
 
@@ -24,7 +25,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def test_prepare_makes_what_workers_need_and_may_be_repeated(
-    settings: Settings, tmp_path: Path
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every deployment it runs again, beside workers that work."""
     name = settings.database.replace("tidemill", "prepared")
@@ -43,6 +44,13 @@ def test_prepare_makes_what_workers_need_and_may_be_repeated(
     from streams.cli.server_checks import _topics
 
     assert _topics(settings, str(file)) == f"9 of {name}, 2 partitions each"
+    for variable, value in environment(settings).items():
+        monkeypatch.setenv(variable, value)
+    found = gather([str(file)])
+    assert (found["running"], found["pipelines"]) == (True, [name]), "named: no `up` runs here"
+    if found["kafka_state"] == "ok":  # on a saturated machine it may not answer in time
+        assert found["lag"][name]["score"] == 0
+        assert found["models"][name] is None
 
 
 @pytest.mark.slow
