@@ -144,6 +144,7 @@ class Runner:
         counters = self._reporter.counters
         for state in ("pending", "firing"):
             counters[f"alerts_{state}"] = sum(s.state == state for s in self._states.values())
+        counters["cpu_s"] = time.process_time()
         counters["alerts_silenced"] = len(self._silences)
         counters["alert_rules"] = len(self._asked)
         counters["alert_rules_failing"] = sum(map(bool, self._errors.values()))

@@ -15,7 +15,7 @@ from streams.alerts.keeping import insert_states
 from streams.store.client import connect
 from tests.browser.conftest import Watched
 
-pytestmark = [pytest.mark.connected, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.connected, pytest.mark.timeout(600)]
 
 
 def test_what_fires_is_shown_and_a_channel_is_tried(

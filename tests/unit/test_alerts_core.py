@@ -16,6 +16,7 @@ from streams.alerts.core import (
     step,
 )
 from streams.alerts.delivering import notice_of
+from streams.alerts.keeping import merged
 
 KEY = ("flights", "lag")
 RULE = alert("lag", figure="lag", above=10, lasting="60s", clearing="30s", repeat="1h")
@@ -188,6 +189,27 @@ def test_a_late_receipt_takes_nothing_back() -> None:
     state = delivered(AlertState(pipeline="p", rule="r"), "log", 3)
     assert delivered(state, "log", 2) is state
     assert (state.delivered, state.sequence) == ({"log": 3}, 1)
+
+
+def test_what_was_seen_while_the_store_was_down_goes_on_from_what_was_kept() -> None:
+    """Nothing that was told is told again, and no number of a notice is used twice."""
+    old = AlertState(pipeline="p", rule="old", notices=3, sequence=7)
+    kept = AlertState(
+        pipeline="p", rule="r", state="resolved", notices=4, delivered={"log": 4, "email": 3},
+        sequence=9,
+    )  # fmt: skip
+    own = AlertState(
+        pipeline="p", rule="r", state="firing", told=True, notices=1, delivered={"log": 1},
+        sequence=2,
+    )  # fmt: skip
+    new = AlertState(pipeline="p", rule="new", state="pending", sequence=1)
+    found = merged({old.key: old, kept.key: kept}, {own.key: own, new.key: new})
+    assert (found[old.key], found[new.key]) == (old, new)
+    one = found[own.key]
+    assert (one.state, one.told, one.notices, one.sequence) == ("firing", True, 5, 12)
+    assert one.delivered == {"log": 5, "email": 3}
+    assert owed({one.key: one}, "email", now_ms=0, age_ms_max=0) == [one]
+    assert owed({one.key: one}, "log", now_ms=0, age_ms_max=0) == []
 
 
 LOOKS = st.lists(
