@@ -78,6 +78,16 @@ class Scorer:
     async def __aexit__(self, *_reason):
         await self._producer.stop()
 
+    async def many(self, count: int) -> None:
+        """One transaction of so many, not waiting for each."""
+        await self._producer.begin_transaction()
+        value = prediction(1)
+        sent = [
+            await self._producer.send(self._topic, value, partition=i % 3) for i in range(count)
+        ]
+        await asyncio.gather(*sent)
+        await self._producer.commit_transaction()
+
     async def commit(self, *offsets: int, partition: int = 0, abort: bool = False, **extra) -> None:
         await self._producer.begin_transaction()
         for offset in offsets:
@@ -111,6 +121,29 @@ async def test_events_arrive_once_in_order_where_the_answer_says(kafka, settings
         e["event_id"] for e in sent + sent[:10]
     ]
     assert len({(e["customer"], p.partition) for e, p in zip(sent, positions, strict=True)}) == 7
+
+
+async def test_an_event_costs_microseconds(settings, shop, scorer, capsys):
+    """CPU of this process, so that others on the machine do not show. kafka-python: 42 us to send."""
+    sent = events(20_000)
+    await scorer.commit(0)  # connections are made before the clock starts
+    async with AsyncClient(shop, settings=settings) as client:
+        await client.send_events(sent[:100])
+        began = time.process_time()
+        await client.send_events(sent)
+        send_us = (time.process_time() - began) * 1e6 / len(sent)
+        await scorer.many(20_000)
+        async with client.follow(start="earliest", idle_s_max=30) as follower:
+            began, seen = time.process_time(), 0
+            async for _prediction in follower:
+                seen += 1
+                if seen == 20_001:
+                    break
+            follow_us = (time.process_time() - began) * 1e6 / seen
+    with capsys.disabled():
+        print(f"\nCPU per event: sent {send_us:.1f} us, followed {follow_us:.1f} us")
+    assert send_us < 40
+    assert follow_us < 25
 
 
 async def test_labels_go_to_the_partition_of_their_events(settings, shop):
