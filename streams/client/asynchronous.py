@@ -122,7 +122,8 @@ class AsyncClient:
 
         It reads ``read_committed``: each event has one prediction or one dead letter. Pipelines
         with ``delivery="at-least-once"`` repeat some after a crash, with the same
-        ``source_partition`` and ``source_offset``. While nobody takes, one answer of each broker is held.
+        ``source_partition`` and ``source_offset``. While nobody takes, one answer of each broker is
+        held, and no more is fetched.
 
         Args:
             start: Where to begin.
