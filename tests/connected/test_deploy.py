@@ -246,4 +246,4 @@ def test_the_gateway_of_the_image_serves_by_https(installed: Installed) -> None:
     assert installed.run("gateway", probe, {}).returncode == 1, "nothing listens yet"
     installed.start("gateway", words, {})
     installed.wait_healthy("gateway", probe)
-    assert installed.stop() == {"gateway": 0}
+    assert installed.stop()["gateway"] == 0
