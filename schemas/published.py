@@ -86,7 +86,7 @@ def _events(pipeline: Pipeline) -> Document:
     )
     words = {
         "event_id": "Unique for ever; joins the label and the prediction.",
-        "event_time_ms": "When it happened: Unix epoch, milliseconds, UTC.",
+        "event_time_ms": "When it happened: Unix epoch, milliseconds, UTC, no point.",
         pipeline.key: "The subject, and the Kafka key. Records with one key stay in order.",
     }
     properties = schema["properties"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from streams.telemetry import read_reports
 from tests.docs.shell_blocks import ROOT, Block, files, matches
 
 BASH = shutil.which("bash") or "bash"
@@ -69,10 +70,8 @@ class Stack:
             time.sleep(0.1)
 
     def _workers_run(self) -> bool:
-        reports = [
-            msgspec.json.decode(f.read_bytes()) for f in (self.home / "run").glob("*score*.json")
-        ]
-        return bool(reports) and all(r.get("state") == "running" for r in reports)
+        reports = [r for r in read_reports(self.home / "run") if "score" in r.name]
+        return bool(reports) and all(r.state == "running" for r in reports)
 
     def stop(self) -> None:
         """End what was started, newest first."""

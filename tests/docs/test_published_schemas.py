@@ -60,7 +60,7 @@ def test_the_asyncapi_document_is_one_and_names_every_topic() -> None:
 
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-(10**12), 10**12), st.text(max_size=3),
-    st.floats(allow_nan=False, allow_infinity=False), st.just([]),
+    st.floats(allow_nan=False, allow_infinity=False).filter(lambda x: not x.is_integer()), st.just([]),
 )  # fmt: skip
 EVENTS = documents(FLIGHTS)["events"]
 VALID, DECODER = (
@@ -77,7 +77,8 @@ SOUND = {
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(EVENTS["properties"])), VALUES))
 def test_the_schema_of_events_takes_what_the_scorer_takes(changes: dict[str, object]) -> None:
-    """Not less and not more, but for the clock, which a schema cannot know."""
+    """Not less and not more, but for the clock, which a schema cannot know, and for whole numbers
+    that are written with a point, which are whole to a schema and not to us."""
     event = SOUND | changes
     valid = VALID.is_valid(event)
     decoded = DECODER.decode_one_by_one(
