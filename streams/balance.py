@@ -161,6 +161,7 @@ async def reconcile_ledgers(
         late = cut(unread.get(p, NONE), span)
         books.predictions_waiting += len(late)
         expected = without(np.unique(cut(predicted.get(p, NONE), span)), late)
+        expected = _within_journal(journal, p, expected)
         _predictions(books, p, expected, cut(journal.pending.get(p, NONE), span), counts)
         if p in whole and not books.moving:
             read = Counter(journal.kinds.get(p, {}))
@@ -271,6 +272,18 @@ def _differing(p: int, what: str, expected: int, found: int) -> list[Finding]:
     word = "missing" if found < expected else "doubled"
     count = abs(expected - found)
     return [Finding(what=f"{word} {what}", partition=p, count=count, offsets=[])]
+
+
+def _within_journal(journal: Journal, p: int, expected: Int64) -> Int64:
+    """``expected`` without predictions whose first example was deleted with the oldest records.
+
+    First examples of a partition come in the order of its events, so those were the lowest.
+    """
+    shard = p if p in journal.spans else 0
+    if journal.spans[shard].first == 0:
+        return expected
+    left = journal.pending.get(p, NONE)
+    return expected[expected >= left.min()] if len(left) else NONE
 
 
 def _predictions(
