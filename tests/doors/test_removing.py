@@ -141,6 +141,7 @@ def test_a_receipt_can_be_held_against_us(travelled: Vault, tmp_path: Path) -> N
         check_receipt(ring, msgspec.structs.replace(signed, signature="00"))
 
 
+@pytest.mark.slow
 def test_nothing_is_erased_before_there_is_a_place_for_the_receipt(
     travelled: Vault, tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from schemas.settings import Settings
 from schemas.topics import DAY_MS, FOREVER_MS, audit_topic, models_topic
 from streams.store.client import connect
@@ -19,6 +21,7 @@ def test_each_topic_keeps_what_its_setting_says(vault: Vault) -> None:
     assert retention_ms(audit_topic(), settings) == FOREVER_MS
 
 
+@pytest.mark.slow
 def test_the_command_shows_what_differs_and_sets_it(vault: Vault) -> None:
     """On the broker and in the store; not the audit log, and nothing without --apply."""
     wanted = {"TIDEMILL_TOPIC_RETENTION_DAYS": "3", "TIDEMILL_ROW_RETENTION_DAYS": "90"}

@@ -161,6 +161,7 @@ def _fields(topic: object) -> dict[str, object]:
     return {name: getattr(topic, name) for name in topic.__slots__}
 
 
+@pytest.mark.slow
 def test_the_command_sets_what_is_missing_and_takes_back_what_is_beyond(vault: Vault) -> None:
     """What it prints is what holds afterwards; the second time there is nothing to do."""
     principal = "User:anna"
