@@ -136,11 +136,13 @@ class Reporter:
         self.histograms["batch_rows"].observe(rows)
         self.histograms["batch_s"].observe(time.perf_counter() - began_s)
 
-    def committed(self, *, rows: int, sent_bytes: int, began_s: float, oldest_ms: int) -> None:
+    def committed(
+        self, *, rows: int, sent_bytes: int, began_s: float, oldest_ms: int | None
+    ) -> None:
         """Count one transaction that the broker has committed.
 
         ``sent_bytes`` is a total since the start, ``began_s`` is of the performance counter, and
-        ``oldest_ms`` is the broker's time stamp of the oldest record in it.
+        ``oldest_ms`` is the broker's time stamp of the oldest record in it, None without any.
         """
         counters, seconds, now_s = self.counters, time.perf_counter() - began_s, self.clock()
         counters["transactions"] += 1
@@ -149,7 +151,8 @@ class Reporter:
         counters["sent_bytes"] = sent_bytes
         counters["committed_at_s"] = now_s
         self.histograms["transaction_s"].observe(seconds)
-        self.histograms["batch_age_s"].observe(max(0.0, now_s - oldest_ms / 1000))
+        if oldest_ms is not None:
+            self.histograms["batch_age_s"].observe(max(0.0, now_s - oldest_ms / 1000))
 
     def change(self, state: State, detail: str = "") -> None:
         """Enter ``state``; logged once per transition, written at once."""

@@ -114,9 +114,12 @@ class Drain:
         return iter(self.runs)
 
     @property
-    def oldest_ms(self) -> int:
-        """The broker's time stamp of the oldest record, as good as runs are in order."""
-        return min(run.timestamps_ms[0] for run in self.runs)
+    def oldest_ms(self) -> int | None:
+        """The broker's time stamp of the oldest record, as good as runs are in order.
+
+        None without records: a run may hold nothing but the markers of transactions.
+        """
+        return min((run.timestamps_ms[0] for run in self.runs if len(run)), default=None)
 
     def acknowledge(self, consumer: Any) -> None:
         """Say that this drain is done; the second time does nothing."""

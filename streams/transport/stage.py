@@ -250,7 +250,10 @@ class TransactionalStage:
             rows=sum(len(item.drain) for item in batch),
             sent_bytes=self.commit.sent_bytes + (self.at_once.sent_bytes if self.at_once else 0),
             began_s=began_s,
-            oldest_ms=min(item.drain.oldest_ms for item in batch),
+            oldest_ms=min(
+                (oldest for item in batch if (oldest := item.drain.oldest_ms) is not None),
+                default=None,
+            ),
         )
         for trace in (item.trace for item in batch if item.trace is not None):
             trace.steps.append(transaction(began_ns, self.commit.produced_ns, time.time_ns()))

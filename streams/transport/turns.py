@@ -330,7 +330,9 @@ class TurnStage:
             rows=rows,
             sent_bytes=self.commit.sent_bytes,
             began_s=began_s,
-            oldest_ms=min(one.run.timestamps_ms[0] for one in every),
+            oldest_ms=min(
+                (one.run.timestamps_ms[0] for one in every if len(one.run)), default=None
+            ),
         )
         self._trace(began_ns, computed_ns, rows=rows, partitions=len(parts))
         for one in every:

@@ -239,7 +239,9 @@ class Worker:
                 first = positions[tp]
                 positions[tp] = min(self.world.ends[tp], first + self.random.choice([1, 3, 20]))
                 offsets = range(first, positions[tp])
-                runs.append(Run(tp, [], [b""] * len(offsets), [], offsets, offsets.stop))
+                runs.append(
+                    Run(tp, [], [b""] * len(offsets), [0] * len(offsets), offsets, offsets.stop)
+                )
             drain = Drain(runs, generation)
             drain.message = SimpleNamespace(acked=False, ack=lambda _: None)  # type: ignore[assignment]
             if self.random.random() < 0.1:
