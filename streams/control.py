@@ -61,6 +61,8 @@ class ControlWriter:
         self.keyring: Keyring = load_keyring(settings.signing_key_file, settings.trusted_keys)
         self._reader = CommittedReader(settings, deadline_s=TIMEOUT_S)
         self._producer: Any = None
+        self.written = b""
+        """The entry of the last `commit`, which may or may not have come to be."""
 
     async def __aenter__(self) -> Self:
         self._producer = AIOKafkaProducer(
@@ -108,14 +110,14 @@ class ControlWriter:
             after=after,
             reason=reason,
         )
-        content, signature = seal_entry(self.keyring, entry)
-        if len(content) > ENTRY_BYTES_MAX:
+        self.written, signature = seal_entry(self.keyring, entry)
+        if len(self.written) > ENTRY_BYTES_MAX:
             raise SetupError(
-                f"could not {action} {subject}: its audit entry has bytes={len(content)}, more "
-                f"than {ENTRY_BYTES_MAX}. Give a shorter reason."
+                f"could not {action} {subject}: its audit entry has "
+                f"bytes={len(self.written)}, more than {ENTRY_BYTES_MAX}. Give a shorter reason."
             )
         key, headers = str(number).encode(), ((AUDIT_SIGNATURE, signature),)
-        written = Outgoing(topic=AUDIT, key=key, value=content, headers=headers)
+        written = Outgoing(topic=AUDIT, key=key, value=self.written, headers=headers)
         async with self._producer.transaction():
             for one in (*outgoing, written):
                 sent = self._producer.send_and_wait(

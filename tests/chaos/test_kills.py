@@ -165,6 +165,7 @@ def test_a_worker_that_sleeps_through_its_replacement_does_no_harm(tmp_path, see
     assert books.events == sent.events
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["kafka", "store"])
 def test_server_that_is_killed_comes_back_and_the_books_are_exact(tmp_path, victim, seed):
     """The tree starts a killed server again; workers wait and go on."""

@@ -6,7 +6,7 @@ from tests.chaos.rounds.running import run_round
 from tests.chaos.rounds.schedule import OF_ONE_BROKER, OF_THREE_BROKERS, drawn
 from tests.chaos.rounds.world import impossible
 
-SHORT_STEPS = 3
+SHORT_STEPS = 2
 RATE = 250.0
 
 

@@ -118,20 +118,21 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         found.start("tidemill up flights --no-dashboard --by-hand")
         sent = found.shell("tidemill replay flights --events 3000")
         assert sent.returncode == 0, sent.stderr
-        wait_landed(found, 3_000)
+        wait_landed(found, "flights", 3_000)
+        wait_landed(found, "flights_outcomes", 2_500)
         yield found
     finally:
         found.stop()
 
 
-def wait_landed(stack: Stack, events: int) -> None:
-    """Until so many predictions can be asked for in SQL."""
-    deadline = time.monotonic() + 60
+def wait_landed(stack: Stack, view: str, rows: int) -> None:
+    """Until a view of the pipeline has so many rows."""
+    deadline = time.monotonic() + 120
     while True:
         asked = stack.shell(
-            'curl -sf http://127.0.0.1:8123/ -d "SELECT count() FROM tidemill.flights"'
+            'curl -sf http://127.0.0.1:8123/ -d "SELECT count() FROM tidemill.' + view + '"'
         )
-        if asked.stdout.strip().isdigit() and int(asked.stdout) >= events:
+        if asked.stdout.strip().isdigit() and int(asked.stdout) >= rows:
             return
         assert time.monotonic() < deadline, asked.stdout + asked.stderr
         time.sleep(0.2)
