@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.errors import TransientError
-from streams.announce import announce
 from streams.lag import LagReader
+from tests.chaos.rounds.faults import swap
 from tests.chaos.rounds.schedule import Schedule
 from tests.chaos.rounds.traffic import Traffic
 from tests.chaos.rounds.verdict import judge
@@ -157,7 +157,8 @@ def main(minutes: float, seed: int, rate: float, swap_minutes: float, report: Pa
         while (at_s := time.monotonic() - began) < minutes * 60:
             asyncio.run(sampler.sample(at_s))
             if at_s > (swaps + 1) * swap_minutes * 60:
-                swaps += _swap(world, swaps)
+                swap(world, swaps)
+                swaps += 1
                 out.print(f"{at_s / 60:.0f} min: version {swaps} announced", highlight=False)
             time.sleep(max(0.0, SAMPLE_S - (time.monotonic() - began - at_s)))
         traffic.stop()
@@ -171,13 +172,6 @@ def main(minutes: float, seed: int, rate: float, swap_minutes: float, report: Pa
     if report:
         report.write_bytes(msgspec.json.encode([vars(s) for s in sampler.series.values()]))
     sys.exit(0 if verdict.exact and not complaints else 1)
-
-
-def _swap(world: World, number: int) -> int:
-    version, digest = world.versions[number % len(world.versions)]
-    now_ms = time.time_ns() // 1_000_000
-    announce(world.settings, pipeline=PIPELINE.name, version=version, digest=digest, now_ms=now_ms)
-    return 1
 
 
 def _print(out: Console, sampler: Sampler, *, minutes: float, swaps: int) -> None:

@@ -105,7 +105,7 @@ def _fault(world: World, step: Step) -> Iterator[None]:
         with _full(world, step.fault):
             yield
     elif step.fault == SWAP:
-        _swap(world, step)
+        swap(world, int(step.pause_s * 100))
         yield
     else:
         with _killed_servers(world, step.fault):
@@ -148,8 +148,9 @@ def _full(world: World, fault: str) -> Iterator[None]:
     world.begin(server)  # a broker ends when its disk is full
 
 
-def _swap(world: World, step: Step) -> None:
-    version, digest = world.versions[int(step.pause_s * 100) % len(world.versions)]
+def swap(world: World, number: int) -> None:
+    """Announce one of the world's versions; `World.troubles` tells of it if that cannot be done."""
+    version, digest = world.versions[number % len(world.versions)]
     for _ in range(5):
         try:
             announce(
