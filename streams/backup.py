@@ -14,6 +14,7 @@ storage that survives, or make the backup when nothing runs any more.
 
 import asyncio
 import hashlib
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -28,12 +29,16 @@ from aiokafka.structs import OffsetAndMetadata
 from schemas.errors import KafkaUnavailable, SetupError
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
+from schemas.undecodable import UNDECODABLE
 from streams.reconcile import land_group
 from streams.store.client import Client, connect, mapped_errors
 
 MANIFEST, STORE, REGISTRY, LEDGER, KEY = (
     "backup.json", "store.tar.zst", "registry", "ledger", "signing.pem",
 )  # fmt: skip
+DATABASE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+NAME_MAX = 200
+"""Characters of a path in a backup; ours are shorter, and a file system has limits of its own."""
 COPY_BYTES = 1 << 20
 KAFKA_S_MAX = 30.0
 STORE_S_MAX = 3600.0
@@ -123,13 +128,21 @@ def read_backup(folder: Path) -> Backup:
     """What the backup in ``folder`` holds, once every file is what it was.
 
     Raises:
-        SetupError: there is none, or a file is missing or different.
+        SetupError: there is none, or a file is missing or different, or it names what no backup
+            of ours does: the name of the database becomes part of a statement.
     """
     try:
         found = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Backup)
-    except (OSError, msgspec.MsgspecError) as cause:
+    except (OSError, *UNDECODABLE) as cause:
         raise SetupError(f"could not read a backup in {folder}: {cause}") from cause
+    if found.version != 1 or not DATABASE.fullmatch(found.database):
+        raise SetupError(
+            f"could not use the backup in {folder}: version={found.version}, "
+            f"database={found.database[:80]!r}"
+        )
     for name, digest in found.digests.items():
+        if len(name) > NAME_MAX or "\0" in name or ".." in Path(name).parts:
+            raise SetupError(f"could not use the backup in {folder}: it names {name[:80]!r}")
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
             raise SetupError(f"could not use the backup in {folder}: it names {name!r}")

@@ -1,12 +1,13 @@
 """Brings each fault of a `Schedule` about, and puts things right again."""
 
+import errno
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from schemas.errors import TransientError
 from streams.announce import announce
@@ -18,6 +19,9 @@ BACK_S_MAX = 90.0
 """How long processing may take to resume after a fault before the round goes on without it."""
 SETTLED_S = 1.5
 """A pause is over when there was progress so long after its fault."""
+
+BLOCK_BYTES = 4_096
+"""What a file system gives at once."""
 
 LINKED: dict[str, tuple[str, Mode]] = {
     "store slow": ("store", "slow"),
@@ -139,13 +143,24 @@ def _full(world: World, fault: str) -> Iterator[None]:
     """A file that takes all that is left."""
     server = world.store if fault.startswith("store") else world.brokers[0]
     ballast = server.folder.parent / "ballast"
-    with ballast.open("wb") as file:
-        free = shutil.disk_usage(ballast.parent).free
-        if free:
-            os.posix_fallocate(file.fileno(), 0, free)
+    _fill(ballast)
     yield
     ballast.unlink()
     world.begin(server)  # a broker ends when its disk is full
+
+
+def _fill(ballast: Path) -> None:
+    """Ever smaller pieces, for the server writes at the same time."""
+    piece, size = 64 * 2**20, 0
+    with ballast.open("wb") as file:
+        while piece >= BLOCK_BYTES:
+            try:
+                os.posix_fallocate(file.fileno(), size, piece)
+                size += piece
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                piece //= 4
 
 
 def swap(world: World, number: int) -> None:

@@ -76,6 +76,8 @@ class Link:
         ]
         try:
             await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # at the end of the link; a stream's callback would log it
+            pass
         finally:
             for direction in directions:
                 direction.cancel()

@@ -1,5 +1,6 @@
 """One round from its first process to its verdict."""
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,4 +81,5 @@ def run_round(
             result.verdict = judge(world, traffic)
     except Exception as cause:
         result.error = f"{type(cause).__name__}: {cause}"
+        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
     return result

@@ -16,7 +16,9 @@ from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from streams.replay import Encoder, Pace, Replay, history_slice
 
-CHUNK_RECORDS = 64
+BEAT_S, CHUNK_RECORDS = 0.1, 128
+"""Bursts: a trickle would make as many transactions as there are turns in a second, in every stage,
+and keep the machine so busy that pauses say nothing about recovery."""
 BROKEN = (
     None,
     b"",
@@ -105,8 +107,8 @@ class Traffic:
                         began = began or loop.time() - self._schedule.due_s[self._position]
                         due = self._schedule.due(self._position, loop.time() - began)
                         due = min(due, CHUNK_RECORDS)
+                        await asyncio.sleep(BEAT_S)
                         if not due:
-                            await asyncio.sleep(0.02)
                             continue
                         assert self._position + due < len(self._schedule.row), "out of flights"
                         records = self._records(self._position, self._position + due)
