@@ -5,7 +5,8 @@ crash. Here they meet: messages become columns, the ledger's examples become mes
 offset commit carries a pointer to the state (`ledger/pointer.py`).
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import structlog
@@ -35,8 +36,11 @@ EXAMPLES_BYTES_MAX = 4 << 20
 """Bytes of one Arrow message, half of what the topic allows."""
 ROOM_CHARACTERS_MIN = 200
 """What one more turn and larger counts may need of the pointer; below it a snapshot is due."""
-REPLAY_RECORDS_MAX = 1_000_000
-"""Offsets since the last snapshot after which the next is due: bounds what a restart replays."""
+REPLAY_S_MAX = 2.0
+"""Processor seconds of turns since the last snapshot after which the next is due: a restart repeats
+them. Turns, not records, are what costs time while events are few."""
+SNAPSHOT_SHARE_MAX = 0.05
+"""Of the time of turns that snapshots may take: a large ledger is written less often."""
 
 
 def rules_of(pipeline: Pipeline, settings: Settings) -> Rules:
@@ -61,8 +65,14 @@ class Joiner:
     """The ledger of one partition as a `streams.transport.turns.State`."""
 
     def __init__(
-        self, pipeline: Pipeline, partition: int, settings: Settings, reporter: Reporter
+        self,
+        pipeline: Pipeline,
+        partition: int,
+        settings: Settings,
+        reporter: Reporter,
+        clock: Callable[[], float] = time.thread_time,
     ) -> None:
+        """``clock``: seconds of work of the thread that makes the turns."""
         self._pipeline = pipeline
         self._rules = rules_of(pipeline, settings)
         self._counters = reporter.counters
@@ -75,6 +85,8 @@ class Joiner:
         self._sent = _Sent()
         self._snapshot_due = True
         self._swept = ""
+        self._clock = clock
+        self._worked_s = self._snapshot_s = 0.0
 
     # -- recovery
 
@@ -116,10 +128,12 @@ class Joiner:
     def turn(self, runs: Sequence[Sequence[Run]]) -> list[Outgoing]:
         """See `State.turn`."""
         scored, labels = runs
+        began_s = self._clock()
         examples = self.ledger.turn(
             [batch for run in scored for batch in self._predictions(run)], self._labels(labels)
         )
         self._sent.add(examples)
+        self._worked_s += self._clock() - began_s
         if not examples.num_rows:
             return []
         messages = write_batches(examples, bytes_max=EXAMPLES_BYTES_MAX)
@@ -161,13 +175,15 @@ class Joiner:
             moved, rows=sent.rows, checksum=sent.checksum, counts=counts
         )
         if self._due(pointer):
+            began_s = self._clock()
             name = self._snapshots.write(
                 dump(self.ledger), scored_offset=offsets[0], labels_offset=offsets[1]
             )
             pointer = Pointer(
                 snapshot=name, scored_offset=offsets[0], labels_offset=offsets[1], counts=counts
             )
-            self._snapshot_due = False
+            self._snapshot_due, self._worked_s = False, 0.0
+            self._snapshot_s = self._clock() - began_s
         self._pointer = pointer
         return pointer.encode()
 
@@ -179,11 +195,10 @@ class Joiner:
         """
         base = (pointer.scored_offset, pointer.labels_offset)
         begins = any(b == 0 < o for b, o in zip(base, pointer.offsets, strict=True))
-        replayed = sum(pointer.offsets) - sum(base)
         return (
             self._snapshot_due
             or begins
-            or replayed > REPLAY_RECORDS_MAX
+            or self._worked_s > max(REPLAY_S_MAX, self._snapshot_s / SNAPSHOT_SHARE_MAX)
             or pointer.room() < ROOM_CHARACTERS_MIN
         )
 

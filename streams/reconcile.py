@@ -35,6 +35,7 @@ from streams.sources import (
     of_scored,
     without,
 )
+from streams.store.client import mapped_errors
 
 
 class Reconciliation(msgspec.Struct, kw_only=True):
@@ -231,7 +232,12 @@ class StoreRows:
     def offsets(
         self, table: str, pipeline: Pipeline, topic: str, partition: int, span: Span
     ) -> Int64:
-        """See `Rows`. One column of numbers per partition: 8 bytes a row."""
+        """See `Rows`. One column of numbers per partition: 8 bytes a row.
+
+        Raises:
+            StoreUnavailable: it does not answer.
+            PermanentError: it cannot read them: a part of the table is damaged.
+        """
         condition = {
             "scored": "source_partition = {partition:Int32}",
             "labels": "topic_partition = {partition:Int32}",
@@ -241,23 +247,24 @@ class StoreRows:
             ),
         }[table]
         column = "topic_offset" if table in {"labels", "examples"} else "source_offset"
-        found = self.client.query_arrow(
-            f"SELECT toInt64({column}) AS offset FROM {table} "
-            f"WHERE pipeline = {{pipeline:String}} AND {condition} "
-            f"AND {column} >= {{first:Int64}} AND {column} < {{end:Int64}} "
-            "UNION ALL "  # what was erased was here
-            "SELECT source_offset AS offset FROM erased "
-            "WHERE pipeline = {pipeline:String} AND table_name = {table:String} "
-            "AND topic = {topic:String} AND source_partition = {partition:Int32} "
-            "AND source_offset >= {first:Int64} AND source_offset < {end:Int64}",
-            parameters={
-                "pipeline": pipeline.name,
-                "table": table,
-                "topic": topic,
-                "partition": partition,
-                "first": span.first,
-                "end": span.end,
-            },
-        )
+        with mapped_errors(f"read the rows of {table}"):
+            found = self.client.query_arrow(
+                f"SELECT toInt64({column}) AS offset FROM {table} "
+                f"WHERE pipeline = {{pipeline:String}} AND {condition} "
+                f"AND {column} >= {{first:Int64}} AND {column} < {{end:Int64}} "
+                "UNION ALL "  # what was erased was here
+                "SELECT source_offset AS offset FROM erased "
+                "WHERE pipeline = {pipeline:String} AND table_name = {table:String} "
+                "AND topic = {topic:String} AND source_partition = {partition:Int32} "
+                "AND source_offset >= {first:Int64} AND source_offset < {end:Int64}",
+                parameters={
+                    "pipeline": pipeline.name,
+                    "table": table,
+                    "topic": topic,
+                    "partition": partition,
+                    "first": span.first,
+                    "end": span.end,
+                },
+            )
         offsets: Int64 = found["offset"].to_numpy().astype(np.int64)
         return offsets

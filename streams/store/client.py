@@ -25,9 +25,10 @@ INSERT_ROWS_MAX = 1_048_449
 """The engine's ``max_insert_block_size``: up to here an insert is one block, all or nothing."""
 
 # Codes after which the same call may succeed: timeouts, overload, too many parts, Keeper trouble.
-_TRANSIENT = frozenset({159, 202, 209, 210, 236, 241, 242, 252, 319, 394, 425, 439, 999, 1002})
+_TRANSIENT = frozenset({159, 202, 209, 210, 236, 241, 242, 243, 252, 319, 394, 425, 439, 999, 1002})
 # No repetition heals these and no row is to blame: a table, a right or a password is missing.
 _SETUP = frozenset({60, 81, 192, 193, 194, 497, 516})
+_DISK_FULL = "No space left on device"
 _TRANSIENT_STATUS = ("status 429", "status 502", "status 503", "status 504")
 
 __all__ = ["Client", "TableSink", "connect", "count_range", "insert_rows", "mapped_errors"]
@@ -169,7 +170,7 @@ def mapped_errors(what: str, *, secret: str = "") -> Iterator[None]:
 
 def _transient(cause: Exception, code: int | None, text: str) -> bool:
     if code is not None:
-        return code in _TRANSIENT
+        return code in _TRANSIENT or _DISK_FULL in text
     if isinstance(cause, OperationalError) or not isinstance(cause, DatabaseError):
         return isinstance(cause, OperationalError | ConnectionError | TimeoutError)
     return any(status in text for status in _TRANSIENT_STATUS)

@@ -1,6 +1,7 @@
 """The gateway as a process: one owner per folder, clean stops, and kills that lose nothing."""
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -51,14 +52,16 @@ class Process:
         return self.child.wait(timeout=30)
 
 
-@pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[Process]:
-    import socket
-
+def unused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = Process(tmp_path / "store", port)
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Process]:
+    process = Process(tmp_path / "store", unused_port())
     yield process
     if process.child.poll() is None:
         process.end(signal.SIGKILL)

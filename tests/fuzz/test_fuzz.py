@@ -125,7 +125,8 @@ def test_a_comment_before_the_rows_swallows_neither_format_nor_settings() -> Non
     found = split_insert(b"INSERT INTO t -- mine\nFORMAT CSV\n1")
     assert found is not None
     assert found.sql == "INSERT INTO t -- mine\nFORMAT CSV"
-    assert found.head_with({"a": "1"}) == "INSERT INTO t -- mine\nSETTINGS a = '1'"
+    told = found.from_file("/f", {"a": "1"})
+    assert told == "INSERT INTO t -- mine\nFROM INFILE '/f'\nSETTINGS a = '1'\nFORMAT CSV"
 
 
 def test_bytes_that_are_no_text_or_nest_without_end_are_a_schema_error() -> None:

@@ -8,6 +8,7 @@ record at a time with dicts, which takes the committed turns and knows of no cra
 """
 
 import bisect
+import itertools
 import json
 import logging
 import uuid
@@ -163,7 +164,10 @@ class World:
         """A new owner: restore, repeat the recorded turns, verify."""
         if self.random.random() < 0.2:
             self.pipeline = self.declared()  # somebody has changed the declaration
-        worker = Joiner(self.pipeline, 0, self.settings, self.reporter)
+        ticks = itertools.count()  # each turn works for one second
+        worker = Joiner(
+            self.pipeline, 0, self.settings, self.reporter, clock=lambda: float(next(ticks))
+        )
         ends, text = self.committed
         before, turns = worker.restore(text)
         if text:
@@ -278,16 +282,18 @@ def test_the_ledger_is_that_of_a_world_without_crashes(seed: int, tmp_path, monk
     """
     Goal: examples and balance are those of a naive ledger, wherever workers die or sleep.
 
-    Method: see the top. Snapshots are due after few records, so that some are written between any
+    Method: see the top. Snapshots are due after few turns, so that some are written between any
     two crashes. Replay one failure with ``pytest -k "crashes[117]"``.
     """
-    monkeypatch.setattr(join, "REPLAY_RECORDS_MAX", Random(seed).choice([3, 20, 1000]))
+    monkeypatch.setattr(join, "REPLAY_S_MAX", Random(seed).choice([1.0, 5.0, 1000.0]))
+    monkeypatch.setattr(join, "SNAPSHOT_SHARE_MAX", 1.0)
     live_through(World(seed, tmp_path))
 
 
 def test_the_worlds_contain_what_they_are_about(tmp_path, monkeypatch) -> None:
     """A simulation in which nothing happens proves nothing."""
-    monkeypatch.setattr(join, "REPLAY_RECORDS_MAX", 20)
+    monkeypatch.setattr(join, "REPLAY_S_MAX", 5.0)
+    monkeypatch.setattr(join, "SNAPSHOT_SHARE_MAX", 1.0)
     seen: Counter[str] = Counter()
     for seed in range(25):
         seen += live_through(World(seed, tmp_path)).seen

@@ -36,7 +36,7 @@ def test_data_behind_the_format_is_never_changed(head: str, name: str, data: byt
     """Whatever the bytes are (quotes, comments, keywords), they arrive as they were sent."""
     found = split_insert(f"{head} FORMAT {name}\n".encode() + data)
     assert found is not None
-    assert found.head == head
+    assert " ".join(filter(None, (found.into, found.settings))) == head
     assert found.format == name
     assert bytes(found.data) == data
 
@@ -88,9 +88,12 @@ def test_settings_of_one_insert_join_its_own() -> None:
     own = split_insert(b"INSERT INTO t SETTINGS x = 1 FORMAT CSV\n")
     assert plain is not None
     assert own is not None
-    assert plain.head_with({"y": "a'b"}) == "INSERT INTO t (a)\nSETTINGS y = 'a\\'b'"
-    assert own.head_with({"y": "2"}) == "INSERT INTO t SETTINGS x = 1\n, y = '2'"
-    assert own.head_with({}) == own.head
+    into = "INSERT INTO t (a)\nFROM INFILE '/f'"
+    assert plain.from_file("/f", {}) == f"{into}\nFORMAT CSV"
+    assert plain.from_file("/f", {"y": "a'b"}) == f"{into}\nSETTINGS y = 'a\\'b'\nFORMAT CSV"
+    both = "INSERT INTO t\nFROM INFILE '/f'\nSETTINGS x = 1\n, y = '2'\nFORMAT CSV"
+    assert own.from_file("/f", {"y": "2"}) == both
+    assert own.sql == "INSERT INTO t\nSETTINGS x = 1\nFORMAT CSV"
 
 
 def test_endless_sql_is_refused() -> None:

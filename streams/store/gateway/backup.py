@@ -29,13 +29,10 @@ _NAME_LENGTH_MAX: Final = 100
 _NAME_SIGNS: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
-def backup_xml(folder: Path) -> str:
-    """Part of the server's configuration: the disk for backups, the only one they may be on."""
+def disk_xml(folder: Path) -> str:
+    """Part of the server's configuration: the disk for backups."""
     path = escape(f"{folder.absolute() / DISK}/")
-    return (
-        f"<storage_configuration><disks><{DISK}><type>local</type><path>{path}</path></{DISK}>"
-        f"</disks></storage_configuration><backups><allowed_disk>{DISK}</allowed_disk></backups>"
-    )
+    return f"<{DISK}><type>local</type><path>{path}</path></{DISK}>"
 
 
 def is_backup(printed: bytes) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from streams.store.gateway.access import FENCE, IDENTITY, access_xml
-from streams.store.gateway.backup import backup_xml
+from streams.store.gateway.backup import DISK, disk_xml
 from streams.store.gateway.query_log import QUERY_LOG_PROFILE_XML, QUERY_LOG_XML
 
 # Settings that name a file or an address, or change how statements are read: nobody changes them.
@@ -66,7 +66,11 @@ _SERVER = """<clickhouse>
   <max_server_memory_usage_to_ram_ratio>0.5</max_server_memory_usage_to_ram_ratio>
   <custom_local_disks_base_directory></custom_local_disks_base_directory>
   {query_log}
-  {backups}
+  <storage_configuration><disks>
+    <default><keep_free_space_bytes>{free_bytes_min}</keep_free_space_bytes></default>
+    {backup_disk}
+  </disks></storage_configuration>
+  <backups><allowed_disk>{backups}</allowed_disk></backups>
   {merge_tree}
 </clickhouse>
 """
@@ -79,6 +83,9 @@ _FSYNC = """<merge_tree>
     <min_compressed_bytes_to_fsync_after_merge>1</min_compressed_bytes_to_fsync_after_merge>
   </merge_tree>"""
 
+FREE_BYTES_MIN = 128 << 20
+"""Of the disk; below it inserts and merges are not begun. A merge that meets the end of the disk
+leaves a damaged part in the place of good ones (26.9)."""
 QUERY_S_MAX = 300
 """Longest run of one query, unless its client asks otherwise with ``max_execution_time``."""
 QUERY_S_LIMIT = 3600
@@ -125,7 +132,9 @@ def write_configuration(
             users=escape(str(users.absolute())),
             merge_tree=_FSYNC if fsync else "",
             query_log=QUERY_LOG_XML,
-            backups=backup_xml(folder),
+            free_bytes_min=FREE_BYTES_MIN,
+            backup_disk=disk_xml(folder),
+            backups=DISK,
         ),
         encoding="utf-8",
     )

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +34,11 @@ from streams.store.gateway.running import (
     split_kill,
     victims,
 )
+from streams.store.gateway.sending import send_rows
 from streams.store.gateway.sessions import Session
 from streams.store.gateway.statement import (
     SQL_BYTES_MAX,
+    Insert,
     decode_sql,
     first_word,
     output_format,
@@ -44,8 +46,6 @@ from streams.store.gateway.statement import (
 )
 from streams.store.gateway.users import User
 
-SLICE_BYTES = 4 << 20
-"""Data goes to the engine in slices of this size."""
 HELD_BYTES_MAX = 1 << 20
 HELD_S_MAX = 0.5
 """An answer that stays below both is sent with its length, its summary and, if it fails, status.
@@ -277,7 +277,9 @@ def _create_external(engine: Engine, connection: Any, table: External, user: Use
         connection.query(sql)
     except Exception as cause:
         raise from_engine(cause) from cause
-    _send(connection, f"INSERT INTO {quote_name(table.name)}", table.format, (table.content,))
+    into = f"INSERT INTO {quote_name(table.name)}"
+    insert = Insert(into=into, settings="", format=table.format, data=memoryview(b""))
+    send_rows(connection, insert, (table.content,), settings={})
 
 
 def _leave(session: Session, call: Call, kind: Kind) -> None:
@@ -298,40 +300,12 @@ def _insert(
     lease, give_back = _connection(engine, call, session, settings, Kind.WRITE)
     give_back = watched(running, lease.connection, give_back)
     try:
-        head = running.mark + call.insert.head_with(once)
-        counts = _send(lease.connection, head, call.insert.format, call.content)
+        counts = send_rows(
+            lease.connection, call.insert, call.content, settings=once, mark=running.mark
+        )
     except BaseException:
         lease.spoilt = session is None
         raise
     finally:
         give_back()
     return Answer([], counts, began_s)
-
-
-def _send(connection: Any, sql: str, form: str, content: tuple[bytes | memoryview, ...]) -> Counts:
-    """Insert ``content``; all of it or, while it is one block, nothing."""
-    try:
-        with connection.send_insert(sql, form) as insert:
-            for piece in _slices(content):
-                insert.append(piece)
-            result = insert.finish()
-    except Exception as cause:
-        raise from_engine(cause) from cause
-    written = int(result.rows_written)
-    return Counts(
-        read_rows=written,
-        read_bytes=int(result.bytes_written),
-        result_rows=written,
-        written_rows=written,
-        written_bytes=int(result.bytes_written),
-    )
-
-
-def _slices(content: tuple[bytes | memoryview, ...]) -> Iterator[bytes]:
-    for piece in content:
-        if isinstance(piece, bytes) and len(piece) <= SLICE_BYTES:
-            yield piece
-            continue
-        view = memoryview(piece)
-        for start in range(0, len(view), SLICE_BYTES):
-            yield bytes(view[start : start + SLICE_BYTES])

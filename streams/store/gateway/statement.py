@@ -55,29 +55,33 @@ class Insert:
     """An ``INSERT`` whose rows follow as data.
 
     Attributes:
-        head: The SQL up to, and without, ``FORMAT x``.
+        into: The SQL up to, and without, ``SETTINGS`` or ``FORMAT x``.
+        settings: The ``SETTINGS`` clause; empty if there is none.
         format: The name of the format.
         data: The rows that came with the SQL; more may follow in the body.
-        has_settings: Whether ``head`` already has a SETTINGS clause.
     """
 
-    head: str
+    into: str
+    settings: str
     format: str
     data: memoryview
-    has_settings: bool
 
     @property
     def sql(self) -> str:
         """The whole statement without its rows, as the engine's parser can judge it."""
-        # A line of its own: the head may end in a comment, which would swallow it.
-        return f"{self.head}\nFORMAT {self.format}"
+        return self._sql()
 
-    def head_with(self, settings: dict[str, str]) -> str:
-        """``head`` with more settings for this one statement."""
-        if not settings:
-            return self.head
-        clause = ", ".join(f"{name} = {quote(value)}" for name, value in settings.items())
-        return f"{self.head}\n{', ' if self.has_settings else 'SETTINGS '}{clause}"
+    def from_file(self, path: str, settings: dict[str, str]) -> str:
+        """The statement with the rows in a file, and more settings for this one time."""
+        return self._sql(f"FROM INFILE {quote(path)}", settings)
+
+    def _sql(self, source: str = "", more: dict[str, str] | None = None) -> str:
+        clause = ", ".join(f"{name} = {quote(value)}" for name, value in (more or {}).items())
+        if clause:
+            clause = f"{', ' if self.settings else 'SETTINGS '}{clause}"
+        # Each on a line of its own: what is before may end in a comment, which would swallow it.
+        parts = (self.into, source, self.settings, clause, f"FORMAT {self.format}")
+        return "\n".join(filter(None, parts))
 
 
 def tokens(sql: bytes | memoryview, *, bytes_max: int = sys.maxsize) -> Iterator[Token]:
@@ -128,7 +132,7 @@ def split_insert(request: bytes | memoryview) -> Insert | None:
     first = next(found, None)
     if first is None or first.text != b"insert" or first.kind != "word":
         return None
-    depth, before, has_settings = 0, b"", False
+    depth, before, settings_at = 0, b"", -1
     for token in found:
         if token.end > SQL_BYTES_MAX:
             raise refusal(SYNTAX_ERROR, f"The SQL is longer than {SQL_BYTES_MAX} bytes.")
@@ -137,16 +141,18 @@ def split_insert(request: bytes | memoryview) -> Insert | None:
         elif token.kind == "word" and depth == 0 and before not in {b"into", b"table", b"."}:
             if token.text in {b"select", b"with", b"values", b"watch", b"from"}:
                 return None
-            has_settings = has_settings or token.text == b"settings"
+            if token.text == b"settings" and settings_at < 0:
+                settings_at = token.start
             if token.text == b"format":
                 name = next(found, None)
                 if name is None or name.kind != "word" or name.text == b"values":
                     return None
+                end = token.start if settings_at < 0 else settings_at
                 return Insert(
-                    head=decode_sql(request[: token.start]).strip(),
+                    into=decode_sql(request[:end]).strip(),
+                    settings=decode_sql(request[end : token.start]).strip(),
                     format=bytes(request[name.start : name.end]).decode(),
                     data=memoryview(request)[_data_start(request, name.end) :],
-                    has_settings=has_settings,
                 )
         before = token.text
     if len(request) > SQL_BYTES_MAX:

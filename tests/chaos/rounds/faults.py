@@ -22,6 +22,8 @@ SETTLED_S = 1.5
 
 BLOCK_BYTES = 4_096
 """What a file system gives at once."""
+FILL_S = 0.06
+"""Pause behind each piece of what fills a disk."""
 
 LINKED: dict[str, tuple[str, Mode]] = {
     "store slow": ("store", "slow"),
@@ -150,13 +152,15 @@ def _full(world: World, fault: str) -> Iterator[None]:
 
 
 def _fill(ballast: Path) -> None:
-    """Ever smaller pieces, for the server writes at the same time."""
+    """In two seconds, as a copy of a large file would; then ever smaller pieces, for the server
+    writes at the same time."""
     piece, size = 64 * 2**20, 0
     with ballast.open("wb") as file:
         while piece >= BLOCK_BYTES:
             try:
                 os.posix_fallocate(file.fileno(), size, piece)
                 size += piece
+                time.sleep(FILL_S)
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
