@@ -76,6 +76,7 @@ class Report(msgspec.Struct, kw_only=True):
         updated_at_ms: When this report was written.
         counters: Totals since the process started, units in the names.
         partitions: What it works on, ``topic/partition`` each; empty for what has none.
+        isolated: Those of them that it cannot work on, while it goes on with the others.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Report(msgspec.Struct, kw_only=True):
     updated_at_ms: int
     counters: dict[str, float]
     partitions: list[str] = msgspec.field(default_factory=list)
+    isolated: list[str] = msgspec.field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -109,6 +111,7 @@ class Reporter:
     """Version and end of training (Unix ms) of what serves, by champion, canary, shadow."""
     pid: int = field(default_factory=os.getpid)
     partitions: list[str] = field(default_factory=list)
+    isolated: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Start with nothing counted."""
@@ -176,6 +179,7 @@ class Reporter:
             updated_at_ms=int(self.clock() * 1000),
             counters=dict(self.counters),
             partitions=self.partitions,
+            isolated=self.isolated,
         )
         path = self.path
         draft = path.with_suffix(".draft")

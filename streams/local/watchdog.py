@@ -82,7 +82,9 @@ class Watchdog:
         if behind is None:
             self._places.clear()
             return {}
-        owners = {p: r for r in reports if r.state == "running" for p in r.partitions}
+        running = [r for r in reports if r.state == "running"]
+        # A new process would not get any further with what an old one has set apart.
+        owners = {p: r for r in running for p in r.partitions if p not in r.isolated}
         found = {}
         for at in behind:
             place, name = self._places, f"{at.topic}/{at.partition}"

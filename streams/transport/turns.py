@@ -9,6 +9,11 @@ without sending anything. Only then come live rows. Rows that arrive meanwhile w
 
 The offsets alone would not do: they do not say how two topics were interleaved. The state in memory
 may run ahead of the open transaction, because any failure ends the process and the state with it.
+
+A partition with no way back (its snapshot is lost or changed, its record does not fit) is
+*isolated*: it stands still, with the reason in the report, and is tried again every `RETRY_S`; the
+others go on. Its rows stay in Kafka, so nothing is lost while retention lasts. Not isolated: a turn
+that fails. That ends the process, because the state may be ahead of what is committed.
 """
 
 import asyncio
@@ -37,6 +42,9 @@ log = structlog.get_logger()
 BACKLOG_RECORDS_MAX = 100
 """Records of a topic that are still to be fetched, above which the others wait for it. A worker
 that keeps up has fewer: what arrives within one turn."""
+
+RETRY_S = 15.0
+"""Until an isolated partition is tried again: somebody may have put its snapshot back."""
 
 Offsets = tuple[int, ...]
 """The next offset of each topic, in the order in which the stage names its topics."""
@@ -75,6 +83,8 @@ class _Part:
     live: bool = False
     holds: bool = False
     """Some records wait because another topic is behind."""
+    isolated: str = ""
+    """Why it stands still."""
 
 
 @dataclass(slots=True)
@@ -97,6 +107,7 @@ class TurnStage:
         turn_ms_max: How long rows are gathered before their turn.
         on_failure: Called with what failed; must not return unless a test says otherwise.
         tracer: Traces a share of the turns.
+        retry_s: Until an isolated partition is tried again.
     """
 
     commit: GroupCommit
@@ -108,6 +119,7 @@ class TurnStage:
     clock: Callable[[], float] = time.time
     on_failure: Callable[[str, BaseException], None] = crash
     tracer: Tracer = UNTRACED
+    retry_s: float = RETRY_S
     _membership: Membership | None = field(default=None, init=False)
     _parts: dict[int, _Part] = field(default_factory=dict, init=False)
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set, init=False)
@@ -159,28 +171,46 @@ class TurnStage:
             for opened in part.merge.tokens():
                 opened.drain.acknowledge(self._consumer)
         self._parts.clear()
+        self.reporter.isolated = []
 
     # -- recovery
 
     async def _recover(self, partition: int, part: _Part) -> None:
         try:
-            replayed = await self._restore(partition, part)
+            while True:
+                try:
+                    replayed = await self._restore(partition, part)
+                    break
+                except SetupError as error:
+                    part.isolated = str(error)
+                    log.warning("partition isolated", partition=partition, why=part.isolated)
+                    self._tell()
+                await asyncio.sleep(self.retry_s)
+                part.state = self.make_state(partition)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             self.on_failure(f"recovery of partition {partition}", error)
             raise
         if self._parts.get(partition) is part:
-            part.live = True
+            part.live, part.isolated = True, ""
             self._work.set()
             log.info("recovered", partition=partition, replayed=replayed)
-            if all(other.live for other in self._parts.values()):
-                self.reporter.change("running")
+            self._tell()
+
+    def _tell(self) -> None:
+        """Report what works and what does not, once it is known of every partition."""
+        isolated = {number: part for number, part in self._parts.items() if part.isolated}
+        self.reporter.isolated = [f"{topic}/{n}" for n in sorted(isolated) for topic in self.topics]
+        if all(part.live or part.isolated for part in self._parts.values()):
+            why = "; ".join(f"partition {n}: {part.isolated}" for n, part in isolated.items())
+            works = len(isolated) < len(self._parts)
+            self.reporter.change("running" if works else "waiting", why)
 
     async def _restore(self, partition: int, part: _Part) -> int:
         """Bring the state to the committed offsets; how many records that took."""
         texts = {committed.metadata for committed in part.settled.values()}
-        ends = tuple(part.offsets[topic] for topic in self.topics)
+        ends = tuple(max(part.settled[topic].offset, 0) for topic in self.topics)
         if len(texts) != 1 or (texts == {""} and any(ends)):
             raise SetupError(
                 f"could not find the state of partition {partition}: offsets={ends} are committed "

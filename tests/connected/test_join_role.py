@@ -7,6 +7,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
+from streams.telemetry import read_reports
 from tests.connected import joining
 from tests.connected.nursery import Nursery
 
@@ -97,3 +98,39 @@ async def test_a_first_start_on_a_log_that_retention_has_cut_can_be_started_agai
     assert sorted((r["event_id"], r["kind"]) for r in found[0][2:]) == [
         ("3", "final"), ("3", "pending"), ("4", "pending"), ("5", "pending"),
     ]  # fmt: skip
+
+
+async def test_a_partition_whose_snapshot_is_damaged_stands_still_alone(kafka, tmp_path, unique):
+    """
+    Goal: one poisoned partition stops no other, says why, and goes on by itself once it is repaired.
+
+    Method: a joiner that has written snapshots of both partitions is killed, one of them is changed
+    on the disk, and both get more. Then the good bytes come back.
+    """
+    file, pipeline = joining.declare(tmp_path, unique("shop"))
+    settings = joining.settings_of(kafka, tmp_path)
+    joining.make_topics(settings, pipeline)
+    scored, labels = pipeline.topics.scored.name, pipeline.topics.labels.name
+    for p in range(2):
+        await joining.send(kafka, scored, [joining.scored_message([(f"a{p}", 1000)])], partition=p)
+    async with Nursery() as nursery:
+        worker = await nursery.join(file, settings)
+        await joining.examples_when(kafka, pipeline, 2, worker)
+        await worker.end(signal.SIGKILL)
+        [snapshot] = (settings.home / "ledger" / pipeline.name / "0").iterdir()
+        good = snapshot.read_bytes()
+        snapshot.write_bytes(good[:-1] + b"x")
+        for p in range(2):
+            await joining.send(kafka, labels, [label(f"a{p}", 1, 2000)], partition=p)
+        worker = await nursery.join(file, settings)
+        found = await joining.examples_when(kafka, pipeline, 3, worker)
+        [told] = read_reports(settings.run_folder)
+        assert [len(found[p]) for p in range(2)] == [1, 2]
+        assert told.state == "running"
+        assert told.isolated == [f"{scored}/0", f"{labels}/0"]
+        assert "partition 0: could not restore the label ledger" in told.detail
+        snapshot.write_bytes(good)
+        found = await joining.examples_when(kafka, pipeline, 4, worker)
+        await worker.end(signal.SIGTERM)
+    kinds = {p: [(row["event_id"], row["kind"]) for row in found[p]] for p in range(2)}
+    assert kinds == {p: [(f"a{p}", "pending"), (f"a{p}", "final")] for p in range(2)}

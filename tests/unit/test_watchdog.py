@@ -10,10 +10,13 @@ from streams.telemetry import Report
 PLACE = "events/0"
 
 
-def report(*, updated_at_ms=0, state="running", pid=1, name="a", partitions=(PLACE,)) -> Report:
+def report(
+    *, updated_at_ms=0, state="running", pid=1, name="a", partitions=(PLACE,), isolated=()
+) -> Report:
     return Report(
         name=name, role="score", pipeline="flights", pid=pid, state=state, detail="", since_ms=0,
         updated_at_ms=updated_at_ms, counters={}, partitions=list(partitions),
+        isolated=list(isolated),
     )  # fmt: skip
 
 
@@ -62,14 +65,16 @@ def test_nobody_is_blamed_for_the_sleep_of_the_whole_machine():
     assert dog.silent(5021.0, [report()])
 
 
-def stuck(ends, commits, *, state="running", step_s=5.0, partitions=(PLACE,)) -> float | None:
+def stuck(
+    ends, commits, *, state="running", step_s=5.0, partitions=(PLACE,), isolated=()
+) -> float | None:
     """When a worker is named; ``ends`` and ``commits`` say what is seen, the last for ever."""
     dog = Watchdog()
     for number in range(100):
         end, committed = (seen[min(number, len(seen) - 1)] for seen in (ends, commits))
         found = dog.stuck(
             number * step_s,
-            [report(state=state, partitions=partitions)],
+            [report(state=state, partitions=partitions, isolated=isolated)],
             None if end is None else behind(committed, end),
         )
         if found:
@@ -84,6 +89,12 @@ GROWING = range(10, 2000, 10)
 def test_no_commit_while_the_lag_grows_is_named_within_thirty_seconds():
     """20 s without a commit and the time between two looks."""
     assert 20 < stuck(GROWING, [5]) <= 30
+
+
+def test_a_partition_that_its_worker_has_set_apart_is_nobodys_stall():
+    """A new process would not get any further, and the other partitions would stop for it."""
+    assert stuck(GROWING, [5], isolated=(PLACE,)) is None
+    assert stuck(GROWING, [5], isolated=("events/1",)) is not None
 
 
 def test_what_stands_still_with_reason_is_not_named():
