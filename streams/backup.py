@@ -8,7 +8,7 @@ partition, and what was landed since the backup is landed again, each row once.
 
 Not promised: rows that come from no topic (decisions, trainings) and were written after the
 backup; records that Kafka no longer holds; a label ledger that is older than its group's committed
-offsets, which is of no use: a joiner then ends with the reason. So keep `TIDEMILL_LEDGER` on
+offsets, which is of no use: its partition then stands still. So keep `TIDEMILL_LEDGER` on
 storage that survives, or make the backup when nothing runs any more.
 """
 
