@@ -2,7 +2,8 @@
 
 chDB also has an insert by pieces (`send_insert`). It is not used: it answers that all is well when
 the rows could not be stored, because the disk is full, a constraint is violated or a view of the
-table fails (26.9; see ENGINE.md). A statement that names a file tells.
+table fails (26.9; see ENGINE.md). A statement that names a file tells. The price: while an insert
+runs, its rows are in memory twice.
 """
 
 import os
