@@ -88,7 +88,8 @@ class LearnState:
         make_model: A new online model, or None if the pipeline declares no learner.
         observer: A new observer of this shard.
         read_back: The newest snapshot of this shard on the topic, if there is any.
-        clock: Seconds; decides only when snapshots are taken, never what is in them.
+        clock: Seconds, that snapshots are stamped with.
+        timer: Seconds that never jump: when the next snapshot is due.
     """
 
     def __init__(
@@ -102,12 +103,14 @@ class LearnState:
         read_back: Callable[[int], Snapshot | None],
         reporter: Reporter,
         clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pipeline, self._shard = pipeline, shard
         self._topics = pipeline.topics
         self._rows = ExampleReader(pipeline)
         self.model, self._observer = make_model(), observer
-        self._keyring, self._read_back, self._clock = keyring, read_back, clock
+        self._keyring, self._read_back = keyring, read_back
+        self._clock, self._timer = clock, timer
         self._counters = reporter.counters
         learner = pipeline.learner
         self._fingerprint = fingerprint(learner, pipeline.target) if learner else "none"
@@ -197,7 +200,7 @@ class LearnState:
         self._unpublished += learned
         if self._live and self._due():
             outgoing.append(self._publish(self._record.end))
-        elif self._live and self._unpublished and self.model and self._clock() >= self._offer_at_s:
+        elif self._live and self._unpublished and self.model and self._timer() >= self._offer_at_s:
             outgoing.append(self._offer(self.model, self._record.end))
         self._counters["examples_learned"] += learned
         self._counters["alarms"] += len(alarms)
@@ -260,18 +263,18 @@ class LearnState:
     def _due(self) -> bool:
         if not self._record.signed or self._reset or self._messages >= SNAPSHOT_MESSAGES_MAX:
             return True
-        return self._unpublished > 0 and self._clock() >= self._due_at_s
+        return self._unpublished > 0 and self._timer() >= self._due_at_s
 
     def _publish(self, position: int) -> Outgoing:
-        started_s, started = self._clock(), time.perf_counter()
+        started_s, started = self._timer(), time.thread_time()
         parts = {OBSERVER: self._observer.snapshot()}
         if self.model is not None:
             parts[MODEL] = self.model.snapshot()
-        records, epoch, signed = self._pack(parts, position, started_s)
+        records, epoch, signed = self._pack(parts, position)
         self._record = _Record(1, epoch, signed, position, position, 0, 0)
         self._messages = self._check = 0
         self._reset = False
-        cost_s = time.perf_counter() - started
+        cost_s = time.thread_time() - started
         self._due_at_s = started_s + cost_s / SNAPSHOT_SHARE_MAX
         self._offer_at_s = started_s + OFFER_S_MIN
         self._counters["snapshots"] += 1
@@ -279,17 +282,15 @@ class LearnState:
         return records
 
     def _offer(self, model: OnlineModel, position: int) -> Outgoing:
-        started_s, started = self._clock(), time.perf_counter()
-        records, self._record.epoch, _ = self._pack({OFFER: model.snapshot()}, position, started_s)
-        cost_s = time.perf_counter() - started
+        started_s, started = self._timer(), time.thread_time()
+        records, self._record.epoch, _ = self._pack({OFFER: model.snapshot()}, position)
+        cost_s = time.thread_time() - started
         self._offer_at_s = started_s + max(OFFER_S_MIN, cost_s / SNAPSHOT_SHARE_MAX)
         self._counters["offers"] += 1
         self._counters["offer_s"] += cost_s
         return records
 
-    def _pack(
-        self, parts: dict[str, bytes], position: int, taken_at_s: float
-    ) -> tuple[Outgoing, int, str]:
+    def _pack(self, parts: dict[str, bytes], position: int) -> tuple[Outgoing, int, str]:
         """The records, their epoch, and what names the signed header."""
         learner = self.model.learner if self.model else None
         header = LearnerHeader(
@@ -299,7 +300,7 @@ class LearnState:
             position=position,
             fingerprint=self._fingerprint,
             rows_learned=learner.rows_learned if learner else 0,
-            taken_at_ms=int(taken_at_s * 1000),
+            taken_at_ms=int(self._clock() * 1000),
             parts={},
         )
         records, signed = pack(self._topics.learners.name, header, parts, self._keyring)

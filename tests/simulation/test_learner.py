@@ -10,7 +10,6 @@ go and knows of no crash.
 
 import functools
 import itertools
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +45,7 @@ message = functools.lru_cache(maxsize=None)(functools.partial(message, rows=4))
 def _steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot costs 20 ms by its own clock, so it is due again a second later, in every world."""
     ticks = itertools.count()
-    clock = SimpleNamespace(perf_counter=lambda: 0.02 * next(ticks), time=time.time)
+    clock = SimpleNamespace(thread_time=lambda: 0.02 * next(ticks))
     monkeypatch.setattr(learn, "time", clock)
 
 
@@ -58,7 +57,7 @@ def made(folder: Path, read_back, clock=lambda: 0.0) -> LearnState:
     return LearnState(
         PIPELINE, 0, make_model=lambda: OnlineModel(PIPELINE),
         observer=PipelineObserver(PIPELINE, 0), keyring=RING, read_back=read_back,
-        reporter=Reporter(folder, "w", "learn"), clock=clock,
+        reporter=Reporter(folder, "w", "learn"), clock=clock, timer=clock,
     )  # fmt: skip
 
 

@@ -68,6 +68,7 @@ def state(tmp_path, topic, pipeline=None, *, clock=lambda: 0.0):
         read_back=topic.newest,
         reporter=reporter,
         clock=clock,
+        timer=clock,
     )
     return made, reporter.counters
 

@@ -11,7 +11,7 @@ from tests.chaos.rounds.world import PIPELINE, World
 from tests.connected.learning import expected, knowledge
 
 SETTLE_S_MAX = 180.0
-LEARNED_S_MAX = 120.0
+LEARNED_S_MAX = 240.0
 MORE_EVENTS, ASKED_AGAIN = 40, 4
 """A learner publishes with what it learns: so it gets something, and time for it."""
 
