@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import structlog
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -257,8 +257,12 @@ class Consumer(driver.Consumer):
             self._told_unstable = True
             log.info("waiting for the end of a transaction", partitions=len(waiting) - len(stable))
         for tp, committed in stable.items():
-            if tp in waiting:
-                await self._thread.call_thread(self._thread.seek_to, tp, committed.offset)
+            try:
+                if tp in waiting:
+                    await self._thread.call_thread(self._thread.seek_to, tp, committed.offset)
+            except IllegalStateError:  # the group takes it away, and we have not been told yet
+                await asyncio.sleep(0.05)
+                continue
             if self._unsettled is not waiting or tp not in waiting:
                 continue
             self._read_offset[tp] = committed.offset if committed.offset > 0 else None

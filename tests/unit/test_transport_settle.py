@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from aiokafka.errors import IllegalStateError
 from aiokafka.structs import OffsetAndMetadata
 from faust.types import TP
 
@@ -74,3 +75,25 @@ def test_offsets_of_an_old_assignment_are_not_used(during, again):
         assert owner.told[1:] == ([(A, 9), (B, 9)] if again else [])
 
     asyncio.run(world())
+
+
+async def test_a_partition_that_is_taken_away_while_the_consumer_seeks_is_left_to_the_next_assignment():
+    """The client forgets its partitions before it tells; a worker ended itself over the difference."""
+    owner = Owner()
+    consumer = make_consumer(owner=owner)
+    consumer.assignment = lambda: {A, B}
+    thread = consumer._thread = Thread(None, "")
+    sought: list[TP] = []
+
+    async def seek_to(tp, _offset):
+        if tp == A and len(sought) < 2:
+            sought.append(tp)
+            raise IllegalStateError(f"No current assignment for partition {tp}")
+
+    thread.seek_to = seek_to
+    consumer._unsettled = {A, B}
+    await consumer._settle()
+    assert (owner.told, consumer._unsettled) == ([(B, 5)], {A})
+    await consumer._settle()
+    await consumer._settle()
+    assert (owner.told, consumer._unsettled) == ([(B, 5), (A, 5)], set())
