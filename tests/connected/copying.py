@@ -45,6 +45,14 @@ async def produce(
 
 async def read_all(kafka: str, topic: str, *, partitions: int = PARTITIONS, committed: bool = True):
     """Every record of a topic as values, by partition, in order."""
+    found = await read_records(kafka, topic, partitions=partitions, committed=committed)
+    return {p: [value for _offset, value in records] for p, records in found.items()}
+
+
+async def read_records(
+    kafka: str, topic: str, *, partitions: int, committed: bool = True
+) -> dict[int, list[tuple[int, bytes]]]:
+    """`read_all`, with the offset of each."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=kafka,
         isolation_level="read_committed" if committed else "read_uncommitted",
@@ -56,12 +64,12 @@ async def read_all(kafka: str, topic: str, *, partitions: int = PARTITIONS, comm
         tps = [TopicPartition(topic, p) for p in range(partitions)]
         consumer.assign(tps)
         ends = await consumer.end_offsets(tps)
-        found = {p: [] for p in range(partitions)}
+        found: dict[int, list[tuple[int, bytes]]] = {p: [] for p in range(partitions)}
         deadline = time.monotonic() + 30
         while any([await consumer.position(tp) < ends[tp] for tp in tps]):
             assert time.monotonic() < deadline, "a transaction was left open"
             for tp, records in (await consumer.getmany(timeout_ms=200)).items():
-                found[tp.partition] += [record.value for record in records]
+                found[tp.partition] += [(record.offset, record.value) for record in records]
         return found
     finally:
         await consumer.stop()
