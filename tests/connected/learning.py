@@ -133,13 +133,14 @@ class Feed:
         await producer.stop()
 
 
-async def differences(settings: Settings, pipeline: Pipeline) -> str:
-    """In what the published learners differ from a replay of their examples; empty: in nothing.
+async def compared(settings: Settings, pipeline: Pipeline) -> tuple[str, int]:
+    """In what the published learners differ from a replay of their examples, empty: in nothing; and
+    how many examples the replay learned.
 
     Weights and observer are compared bit by bit where the snapshot was taken, and behind it there may
     be no example that teaches.
     """
-    topic, said = pipeline.topics.examples, []
+    topic, said, rows = pipeline.topics.examples, [], 0
     keyring = load_keyring(settings.signing_key_file)
     snapshots = await read_snapshots(pipeline, settings, keyring)
     log = await read_records(settings.kafka, topic.name, partitions=topic.partitions)
@@ -160,7 +161,8 @@ async def differences(settings: Settings, pipeline: Pipeline) -> str:
         if known != state.model.learner.rows_learned:
             lacks = state.model.learner.rows_learned - known
             said.append(f"shard {shard}: {lacks} examples are not learned at {end}")
-    return "; ".join(said)
+        rows += known
+    return "; ".join(said), rows
 
 
 def _learner(pipeline: Pipeline, shard: int, folder: Path):
@@ -195,7 +197,7 @@ async def agrees(settings: Settings, pipeline: Pipeline, feed: Feed, *, worker) 
         await asyncio.sleep(1.0)
         if not worker.alive:
             return "the worker ended"
-        said = await differences(settings, pipeline)
+        said, _rows = await compared(settings, pipeline)
         if not said:
             return ""
     return said

@@ -38,7 +38,7 @@ class Round:
         if self.exact:
             return (
                 f"exact: {books.events} events, {books.dead_letters} dead letters, "
-                f"{books.labels} labels, learner as a replay, "
+                f"{books.labels} labels, {verdict.rows_learned} rows learned, "
                 f"{sum(self.kills.values())} kills"
             )
         return (

@@ -8,7 +8,7 @@ from streams.cli.reconcile import run_reconcile
 from streams.reconcile import Reconciliation
 from tests.chaos.rounds.traffic import Traffic
 from tests.chaos.rounds.world import PIPELINE, World
-from tests.connected.learning import differences
+from tests.connected.learning import compared
 
 SETTLE_S_MAX = 180.0
 LEARNED_S_MAX = 240.0
@@ -29,6 +29,7 @@ class Verdict:
 
     books: Reconciliation
     learner: str
+    rows_learned: int
     troubles: list[str] = field(default_factory=list)
 
     @property
@@ -51,23 +52,23 @@ class Verdict:
 
 def judge(world: World, traffic: Traffic) -> Verdict:
     """Wait until nothing is on its way, then compare."""
-    learner = _learner(world, traffic)
+    learner, rows = _learner(world, traffic)
     deadline = time.monotonic() + SETTLE_S_MAX
     while True:
         books = run_reconcile(PIPELINE, world.settings)
         settled = books.exact or (books.findings and not books.waiting)
         if settled or time.monotonic() > deadline:
-            return Verdict(books, learner, world.troubles)
+            return Verdict(books, learner, rows, world.troubles)
         time.sleep(1.0)
 
 
-def _learner(world: World, traffic: Traffic) -> str:
-    deadline, said = time.monotonic() + LEARNED_S_MAX, ""
+def _learner(world: World, traffic: Traffic) -> tuple[str, int]:
+    deadline, said, rows = time.monotonic() + LEARNED_S_MAX, "", 0
     while time.monotonic() < deadline:
         traffic.more(MORE_EVENTS)
         for _ in range(ASKED_AGAIN):  # what was sent is still on its way through three stages
             time.sleep(2.0)
-            said = asyncio.run(differences(world.settings, PIPELINE))
+            said, rows = asyncio.run(compared(world.settings, PIPELINE))
             if not said:
-                return ""
-    return said
+                return "", rows
+    return said, rows
