@@ -101,17 +101,25 @@ def world(settings: Settings, tmp_path: Path, unique: Any) -> Iterator[World]:
         yield World(settings, named.pipeline, running, tmp_path, collector_port)
 
 
-def feed(world: World) -> None:
-    """Good and bad events and labels, twice, and wait until all of it is in the store."""
+async def feed(world: World, prometheus: Prometheus) -> None:
+    """Good and bad events and labels, twice, and each time wait until all of it is in the store and
+    was seen: a rate needs two samples that differ."""
+    for _ in range(2):
+        await asyncio.to_thread(feed_once, world)
+        mine = f'pipeline="{world.pipeline.name}"'
+        bad = world.bad.total()
+        await prometheus.until(f"sum(tidemill_dead_letters_total{{{mine}}}) == {bad}")
+
+
+def feed_once(world: World) -> None:
     topics, now_ms = world.pipeline.topics, int(time.time() * 1000)
     kafka = world.settings.kafka
+    world.events |= send(kafka, topics.events.name, events_of_every_kind(now_ms))
+    world.labels |= send(kafka, topics.labels.name, labels_of_every_kind(now_ms))
     store = connect(world.settings)
-    for _ in range(2):
-        world.events |= send(kafka, topics.events.name, events_of_every_kind(now_ms))
-        world.labels |= send(kafka, topics.labels.name, labels_of_every_kind(now_ms))
-        until_landed(
-            store, world.running, world.logs, scored=world.good, dead_letters=world.bad.total()
-        )
+    until_landed(
+        store, world.running, world.logs, scored=world.good, dead_letters=world.bad.total()
+    )
     store.close()
 
 
@@ -146,7 +154,7 @@ async def test_what_an_operator_sees(world: World, tmp_path: Path) -> None:
     """
     async with Collector(world.collector_port) as collector:
         with Prometheus(tmp_path, world.settings.run_folder) as prometheus:
-            await asyncio.to_thread(feed, world)
+            await feed(world, prometheus)
             await check_figures(world, prometheus)
             await check_dashboards(world, prometheus)
             check_rules(prometheus)
