@@ -37,8 +37,6 @@ MANIFEST, STORE, REGISTRY, LEDGER, KEY = (
     "backup.json", "store.tar.zst", "registry", "ledger", "signing.pem",
 )  # fmt: skip
 DATABASE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-NAME_MAX = 200
-"""Characters of a path in a backup; ours are shorter, and a file system has limits of its own."""
 COPY_BYTES = 1 << 20
 KAFKA_S_MAX = 30.0
 STORE_S_MAX = 3600.0
@@ -141,15 +139,10 @@ def read_backup(folder: Path) -> Backup:
             f"database={found.database[:80]!r}"
         )
     for name, digest in found.digests.items():
-        if len(name) > NAME_MAX or "\0" in name or ".." in Path(name).parts:
-            raise SetupError(f"could not use the backup in {folder}: it names {name[:80]!r}")
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise SetupError(f"could not use the backup in {folder}: it names {name!r}")
-        if not path.is_file() or _sha256(path) != digest:
+        if not _holds(folder, name, digest):
             raise SetupError(
-                f"could not use the backup in {folder}: {name} is missing or not what it was. "
-                "Take another copy of it."
+                f"could not use the backup in {folder}: {name[:200]} is missing or not what it "
+                "was. Take another copy of it."
             )
     return found
 
@@ -299,6 +292,16 @@ def _put_missing(folder: Path, part: str, names: Sequence[str], root: str) -> in
             files.put_file(str(folder / name), place)
             count += 1
     return count
+
+
+def _holds(folder: Path, name: str, digest: str) -> bool:
+    """Whether the file is there, inside ``folder``, with these bytes."""
+    path = folder / name
+    try:
+        inside = ".." not in Path(name).parts and path.resolve().is_relative_to(folder.resolve())
+        return inside and path.is_file() and _sha256(path) == digest
+    except (OSError, ValueError):  # no file can have such a name
+        return False
 
 
 def _sha256(path: Path) -> str:
