@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from schemas.errors import PipelineError
 from schemas.features import Category, Numeric
+from schemas.imports import without
 from schemas.pipeline import Online, Parameter, Pipeline, Target
 
 if TYPE_CHECKING:
@@ -145,7 +146,8 @@ def make_learner(declared: Online, target: Target) -> "Learner":
         from models.torch_learner import TorchMLP
 
         return TorchMLP(settings, target)
-    from models.river_learners import make
+    with without("sklearn"):  # River takes it along where it is installed, and pandas with it
+        from models.river_learners import make
 
     return make(declared.name, settings, target)
 

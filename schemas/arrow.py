@@ -1,13 +1,10 @@
 """One record batch as one message, and pyarrow kept quick to start."""
 
-import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 
 import pyarrow as pa
 
 from schemas.errors import SchemaError
+from schemas.imports import without
 
 
 def write_batch(batch: pa.RecordBatch) -> bytes:
@@ -105,22 +102,5 @@ def spare_pandas() -> None:
     seconds of CPU and 60 MB for nothing, in the middle of the first batch. It asks once; later
     calls that do need pandas, such as `pa.Table.from_pandas` in a user's history, ask again.
     """
-    if "pandas" in sys.modules:
-        return
-    forbid = _NoPandas()
-    sys.meta_path.insert(0, forbid)
-    try:
+    with without("pandas"):
         pa.array([0])
-    finally:
-        sys.meta_path.remove(forbid)
-
-
-class _NoPandas:
-    """An import hook that finds no pandas."""
-
-    def find_spec(
-        self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name == "pandas":
-            raise ModuleNotFoundError(name=name)
-        return None

@@ -50,6 +50,7 @@ PUBLIC = {
     "events": "Decoded Event EventDecoder Source event_type",
     "examples": "EXAMPLES KINDS read_examples",
     "features": "Category FLOAT32_OVERFLOW Feature FeatureSpec NAME Numeric split",
+    "imports": "without",
     "labels": "Label LabelRejected NESTING_MAX decode_label decode_labels",
     "learners": "LearnerHeader PIECE_BYTES_MAX SNAPSHOT_BYTES_MAX decode_header encode_header pieces "
     "sha256",

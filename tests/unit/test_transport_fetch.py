@@ -207,5 +207,12 @@ def test_any_log_is_read_whole_and_in_order(parts, rows_max):
 
 
 def test_installed_libraries_have_every_private_name_we_use():
-    """Run this first after raising a pin of faust-streaming or aiokafka."""
+    """Run this first after raising a pin of faust-streaming or aiokafka, then raise `LOOKED_AT`."""
     assert private_names.missing_names() == []
+    assert private_names.known_releases()
+
+
+def test_a_release_that_nobody_looked_at_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a pin that is raised alone fails at import, by name."""
+    monkeypatch.setitem(private_names.LOOKED_AT, "aiokafka", "0.0.1")
+    assert not private_names.known_releases()
