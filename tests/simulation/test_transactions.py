@@ -248,6 +248,11 @@ class Worker:
                 self.late.append(Drain(runs, generation))
                 self.late[-1].message = drain.message
             await self.stage.take(drain, None)
+            if self.random.random() < 0.1:  # a consumer that sought back hands them out again
+                again = Drain(runs, generation)
+                again.message = drain.message
+                self.world.seen["handed out again"] += 1
+                await self.stage.take(again, None)
             await asyncio.sleep(self.random.choice([0.0, 0.01, 0.5]))
 
     async def leave(self) -> None:
@@ -313,14 +318,14 @@ def test_the_worlds_contain_what_they_are_about() -> None:
     assert seen.keys() >= {
         *(f"{how} {place}" for how in ("dies", "sleeps") for place in places),
         "aborted", "fenced", "refused", "answer lost", "waited for a stable offset", "late drain",
-        "failed and ended itself",
+        "handed out again", "failed and ended itself",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("leg", ["atomic", "stable", "fencing"])
 def test_without_one_of_its_legs_the_protocol_falls(leg: str) -> None:
     """The simulation can fail: each part of the protocol is there because of some of these worlds."""
-    assert any(run_world(World(seed, **{leg: False})).verdict() for seed in range(60))  # type: ignore[arg-type]
+    assert any(run_world(World(seed, **{leg: False})).verdict() for seed in range(240))  # type: ignore[arg-type]
 
 
 def _any_failure(seeds: int = 60) -> bool:
@@ -337,6 +342,12 @@ def test_a_stage_that_takes_old_drains_is_found_out(monkeypatch: Any) -> None:
         await real(self, drain, consumer)
 
     monkeypatch.setattr(TransactionalStage, "take", take)
+    monkeypatch.setattr(TransactionalStage, "_continues", lambda _self, _run: True)
+    assert _any_failure()
+
+
+def test_a_stage_that_takes_records_again_is_found_out(monkeypatch: Any) -> None:
+    """A planted error: what the consumer hands out again in the same generation is computed again."""
     monkeypatch.setattr(TransactionalStage, "_continues", lambda _self, _run: True)
     assert _any_failure()
 
