@@ -1,6 +1,5 @@
 """One record batch as one message, and pyarrow kept quick to start."""
 
-
 import pyarrow as pa
 
 from schemas.errors import SchemaError
