@@ -279,6 +279,7 @@ class Consumer(driver.Consumer):
             self.owner.assigned(await self._thread.call_thread(self._thread.membership))
         self._unsettled = {tp for tp in assigned if tp.topic in self.owned_topics}
         await super().on_partitions_assigned(assigned, generation_id)
+        await self._thread.call_thread(self._thread.look_for_topics)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish or forget work in hand and commit, and only then drop the book.

@@ -35,6 +35,8 @@ QUIET_S = 0.1
 """After which the rate is looked at again although nothing came."""
 GATHER_ROWS_PER_S_MIN = 300.0
 """Below it a fetch is made for each record: some 1 ms of CPU each, a third of a core at most."""
+UNKNOWN_TOPIC_S = 0.5
+"""How soon a topic whose partitions are not known is looked up again."""
 PACE_S = 0.2
 """The span over which the rate of records is averaged."""
 
@@ -87,6 +89,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._pace = Pace()
         self._calls: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
         super().__init__(*args, **kwargs)
 
     def _start_thread(self) -> None:
@@ -135,6 +138,29 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             tell(maybe_set_exception, promise, error)
         else:
             tell(maybe_set_result, promise, result)
+
+    async def look_for_topics(self) -> None:
+        """Look up the topics that are subscribed to until the partitions of each are known.
+
+        The leader of a group whose look-up failed, because the broker was away for a moment, gives
+        the partitions of that topic to nobody, and aiokafka looks again after five minutes. What
+        it finds then makes the group assign again.
+        """
+        if self._looking is None or self._looking.done():
+            self._looking = self.thread_loop.create_task(self._look_for_topics())
+
+    async def _look_for_topics(self) -> None:
+        consumer = self._ensure_consumer()
+        known = consumer._client.cluster.partitions_for_topic
+        while not consumer._closed and not all(map(known, consumer.subscription())):
+            await consumer._client.force_metadata_update()
+            await asyncio.sleep(UNKNOWN_TOPIC_S)
+
+    async def on_thread_stop(self) -> None:
+        """Stop looking, then as Faust does."""
+        if self._looking is not None:
+            self._looking.cancel()
+        await super().on_thread_stop()
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)

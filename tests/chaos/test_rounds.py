@@ -1,7 +1,13 @@
 """A short round of everything at once; `make chaos ROUNDS=5 SEED=7` is the long form."""
 
+import os
+import subprocess
+import sys
+import time
+
 import pytest
 
+from tests.chaos.rounds.clock import ShiftedClock, compiler
 from tests.chaos.rounds.running import run_round
 from tests.chaos.rounds.schedule import OF_ONE_BROKER, OF_THREE_BROKERS, drawn
 from tests.chaos.rounds.world import impossible
@@ -21,6 +27,32 @@ def test_a_seed_draws_the_same_schedule_again_and_leaves_no_fault_out():
     assert {r.brokers for r in rounds if {s.fault for s in r.steps} & set(OF_THREE_BROKERS)} == {3}
     killed = {v.split("-")[0] for r in rounds for s in r.steps for v in s.victims}
     assert killed == {"score", "land", "join", "learn", "deliver"}
+
+
+@pytest.mark.skipif(compiler() is None or sys.platform != "linux", reason="no C compiler")
+def test_a_jumping_clock_leaves_waits_alone(tmp_path):
+    """Only the calendar jumps: sleeps, waits with a limit and the monotonic clock go on."""
+    clock = ShiftedClock(tmp_path)
+    program = (
+        "import datetime, queue, time\n"
+        "print('ready', flush=True); input()\n"
+        "shift_s, began_s = time.time() - float(input()), time.monotonic()\n"
+        "assert abs(shift_s - 3600) < 60 > abs(datetime.datetime.now().timestamp() - time.time())\n"
+        "time.sleep(0.1)\n"
+        "try: queue.Queue().get(timeout=0.1)\n"
+        "except queue.Empty: pass\n"
+        "assert 0.2 <= time.monotonic() - began_s < 30\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, **clock.variables},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    clock.jump(3600)
+    child.communicate(f"\n{time.time()}\n", timeout=60)
+    assert child.returncode == 0
 
 
 @pytest.mark.timeout(600)

@@ -92,6 +92,41 @@ async def test_workers_that_join_and_leave_lose_and_double_nothing(kafka, kafka_
     assert first.failures == []
 
 
+async def test_a_leader_that_could_not_look_topics_up_assigns_again(kafka, kafka_settings, unique):
+    """The broker is away for a moment between two steps of a rebalance: aiokafka's leader then gives
+    the partitions to nobody and would look again after five minutes."""
+    source, target, group = unique("in"), unique("out"), unique("group")
+    make_topics(kafka_settings, source, target)
+    worker = CopyWorker(kafka_settings, group=group, source=source, target=target, name=unique("w"))
+    async with running(worker):
+        await produce(kafka, source, numbers(400))
+        await until(lambda: worker.copied == 400, what="all copied")
+        thread, refused = worker.app.consumer._thread, []
+
+        async def forget() -> None:
+            coordinator, client = thread._consumer._coordinator, thread._consumer._client
+            look_up, assign = client._metadata_update, coordinator._perform_assignment
+
+            async def refuses_twice(*arguments):
+                refused.append(True)
+                return len(refused) > 2 and await look_up(*arguments)
+
+            async def assigns_blindly(response):
+                client._metadata_update = refuses_twice
+                client.cluster._partitions.clear()
+                coordinator._perform_assignment = assign
+                return await assign(response)
+
+            coordinator._perform_assignment = assigns_blindly
+            coordinator.request_rejoin()
+
+        await thread.call_thread(forget)
+        await produce(kafka, source, numbers(400))
+        await until(lambda: worker.copied == 800, what="copied again")
+    assert len(refused) > 2
+    assert worker.failures == []
+
+
 async def _trickle(kafka, topic, values, *, step=200):
     for start in range(0, len(values), step):
         await produce(kafka, topic, values[start : start + step])

@@ -77,6 +77,7 @@ def run_round(
                 result.outcomes += bring_about(world, schedule, say)
             finally:
                 traffic.stop()
+            world.await_all()
             say("judging")
             result.verdict = judge(world, traffic)
     except Exception as cause:

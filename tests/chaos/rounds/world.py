@@ -26,33 +26,30 @@ from streams.local.server import EmbeddedServer
 from streams.local.store import EmbeddedStore
 from streams.local.tree import LocalStack
 from streams.telemetry import configure_logging, read_reports
-from tests.chaos.rounds import restless_flights
+from tests.chaos.rounds import clock, restless_flights
+from tests.chaos.rounds.clock import ShiftedClock, compiler
 from tests.chaos.rounds.link import Link
-from tests.chaos.rounds.schedule import SESSION_S, TRANSACTION_S, Schedule
+from tests.chaos.rounds.schedule import SESSION_S, TRANSACTION_S, WORKERS, Schedule
 from tests.chaos.rounds.watch import Watch
 
 PIPELINE = restless_flights.restless_flights
 REFERENCE = str(Path(restless_flights.__file__))
 WORKED_S_MAX = 15.0
 """How long a kill waits for its victim to have worked since it started."""
+RUNNING_S_MAX = 90.0
+"""How long all workers may take to run again after the last fault."""
 DISK_MIB = 2_048
 CLOCK_S = {"clock ahead": 3_600, "clock back": -600}
 
 
 def impossible() -> frozenset[str]:
-    """Faults that cannot be brought about here, by a user who is not root or without libfaketime."""
+    """Faults that cannot be brought about here, by a user who is not root or without a compiler."""
     found: set[str] = set()
     if os.geteuid() != 0 or sys.platform != "linux":
         found |= {"store's disk full", "broker's disk full"}
-    if not _faketime():
+    if compiler() is None or sys.platform != "linux":
         found |= set(CLOCK_S)
     return frozenset(found)
-
-
-def _faketime() -> str:
-    places = ["/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime"]
-    names = [f"{place}/libfaketimeMT.so.1" for place in places]
-    return next((name for name in names if Path(name).exists()), "")
 
 
 @dataclass
@@ -73,7 +70,7 @@ class World:
     def running(self) -> Iterator["World"]:
         """Start everything; stop it in order when left."""
         with contextlib.ExitStack() as stack:
-            self._clock = self.folder / "clock"
+            self._clock: ShiftedClock | None = None
             self._servers = threading.RLock()
             self.store = EmbeddedStore(self._disk(stack, "store") / "data")
             stack.enter_context(self.store)
@@ -81,7 +78,8 @@ class World:
             self.store_link = stack.enter_context(Link(self.store.port))
             if any(step.fault in CLOCK_S for step in self.schedule.steps):
                 stack.callback(self._real_clock)
-                self._fake_clock()
+                self._clock = ShiftedClock(self.folder)
+                os.environ.update(self._clock.variables)
             settings = Settings(
                 home=self.folder / "home",
                 kafka=self._kafka,
@@ -150,23 +148,12 @@ class World:
 
     def set_clock(self, seconds: int) -> None:
         """Let the clocks of all workers jump."""
-        draft = self._clock.with_suffix(".draft")
-        draft.write_text(f"{seconds:+d}\n", encoding="utf-8")
-        draft.replace(self._clock)
-
-    def _fake_clock(self) -> None:
-        self.set_clock(0)
-        os.environ.update(
-            LD_PRELOAD=_faketime(),
-            FAKETIME_TIMESTAMP_FILE=str(self._clock),
-            FAKETIME_CACHE_DURATION="1",
-            FAKETIME_DONT_FAKE_MONOTONIC="1",
-        )
+        assert self._clock is not None
+        self._clock.jump(seconds)
 
     def _real_clock(self) -> None:
-        for name in list(os.environ):
-            if name == "LD_PRELOAD" or name.startswith("FAKETIME"):
-                del os.environ[name]
+        for name in clock.VARIABLES:
+            os.environ.pop(name, None)
 
     # -- workers
 
@@ -194,6 +181,23 @@ class World:
                 if report.name == name and report.pid == self.pid(worker) and busy:
                     return
             time.sleep(0.05)
+
+    def await_all(self) -> None:
+        """Return when every worker runs, or after `RUNNING_S_MAX`: then `troubles` tells which do
+        not. One that ends again and again would look as if it had nothing to do."""
+        wanted, deadline = (
+            {f"{PIPELINE.name}-{w}" for w in WORKERS},
+            time.monotonic() + RUNNING_S_MAX,
+        )
+        while missing := wanted - {
+            report.name
+            for report in read_reports(self.settings.run_folder)
+            if report.state == "running" and report.pid == self.tree.pids.get(report.name)
+        }:
+            if time.monotonic() > deadline:
+                self.troubles.append(f"not running at the end: {', '.join(sorted(missing))}")
+                return
+            time.sleep(0.2)
 
     def kill(self, *workers: str) -> float:
         """kill -9 of all of them, once each has worked; the moment of the first."""
