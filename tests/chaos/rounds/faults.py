@@ -60,6 +60,7 @@ def bring_about(world: World, schedule: Schedule, say: Callable[[str], None]) ->
                 world.kill(*step.meanwhile)
                 time.sleep(step.duration_s / 2)
         outcomes.append(Outcome(step, _resumed(world, step, since)))
+        say(f"  paused for {max(outcomes[-1].paused_s.values()):.1f} s at most")
     return outcomes
 
 
