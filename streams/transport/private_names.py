@@ -12,6 +12,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.consumer import fetcher, group_coordinator, subscription_state
 from aiokafka.producer import message_accumulator, sender
+from faust.tables import TableManager
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as faust_driver
 
@@ -46,6 +47,7 @@ _ATTRIBUTES: list[tuple[Any, tuple[str, ...]]] = [
             "verify_event_path",
         ),
     ),
+    (TableManager, ("_update_channels", "recovery", "on_start")),
     (
         faust_driver.AIOKafkaConsumerThread,
         ("_create_worker_consumer", "_fetch_records", "_ensure_consumer"),
