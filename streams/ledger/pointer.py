@@ -120,6 +120,8 @@ class Pointer:
             numbers = _numbers(base64.b64decode(found.turns, validate=True))
             if found.version != 1 or len(numbers) % 2:
                 raise ValueError(f"version={found.version}, increments={len(numbers)}")
+            if not all(0 <= n < _OFFSET_MAX for n in (found.scored, found.labels, *numbers)):
+                raise ValueError("an offset or an increment is no number of Kafka's")
         except (msgspec.MsgspecError, ValueError) as cause:
             raise SchemaError(
                 f"could not read the state pointer of an offset commit: {cause}; "

@@ -18,6 +18,7 @@ from schemas.errors import ModelError, SchemaError, SettingsError
 from schemas.labels import LabelRejected, decode_label
 from schemas.manifest import decode_manifest
 from schemas.settings import Settings
+from streams.ledger.pointer import Pointer
 from streams.store.gateway.authentication import read_claim
 from streams.store.gateway.errors import EngineError
 from streams.store.gateway.statement import SQL_BYTES_MAX, output_format, split_insert
@@ -164,6 +165,19 @@ def test_a_pending_range_that_is_none_is_foreign_text() -> None:
     """Recovery would have waited for offset 3 after offset 9."""
     assert decode_pending('{"v":1,"p":[9,3],"n":7,"e":"1"}') is None
     assert decode_pending('{"v":1,"p":[-1,3],"n":7,"e":"1"}') is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[1,"",3,4,"gICAgICAgICAgICAAawCAAI=",5,115292156846976,{"closed":2}]',
+        '[1,"",-3,4,"",5,1,{}]',
+    ],
+)
+def test_a_pointer_beyond_what_kafka_counts_is_refused(text: str) -> None:
+    """Recovery would have waited for an offset that no topic has."""
+    with pytest.raises(SchemaError, match="no number of Kafka's"):
+        Pointer.decode(text)
 
 
 def test_settings_that_cannot_be_read_are_refused_and_all_reach_a_child(tmp_path: Path) -> None:
