@@ -26,12 +26,16 @@ from tests.chaos.rounds.world import impossible
     "--steps", type=click.IntRange(1), default=16, show_default=True, help="Faults a round."
 )
 @click.option("--kills-share", type=click.FloatRange(0, 1), default=0.5, show_default=True)
+@click.option(
+    "--at-once", type=click.IntRange(1, 3), default=3, show_default=True,
+    help="How many workers are killed at once, at most.",
+)  # fmt: skip
 @click.option("--rate", type=float, default=250.0, show_default=True, help="Events a second.")
 @click.option("--keep", is_flag=True, help="Keep the folders of rounds that were exact, too.")
 @click.option("--dry", is_flag=True, help="Show the schedules, start nothing.")
 def main(
-    rounds: int, first: int, seed: int, steps: int, kills_share: float, rate: float, keep: bool,
-    dry: bool,
+    rounds: int, first: int, seed: int, steps: int, kills_share: float, at_once: int, rate: float,
+    keep: bool, dry: bool,
 ) -> None:  # fmt: skip
     """Let everything die, in an order that the seed gives, and check that nothing is lost.
 
@@ -44,7 +48,10 @@ def main(
         out.print(f"[yellow]left out here: {', '.join(sorted(without))}[/yellow]")
     done: list[Round] = []
     for number in range(first, first + rounds):
-        schedule = drawn(seed, number, steps=steps, kills_share=kills_share, without=without)
+        schedule = drawn(
+            seed, number, steps=steps, kills_share=kills_share, at_once_max=at_once,
+            without=without,
+        )  # fmt: skip
         if dry:
             for step in schedule.steps:
                 out.print(f"round {number}, {schedule.brokers} brokers: {step}", highlight=False)

@@ -92,8 +92,9 @@ class Schedule:
 
 
 def drawn(
-    seed: int, number: int, *, steps: int, kills_share: float = 0.5, without: frozenset[str]
-) -> Schedule:
+    seed: int, number: int, *, steps: int, kills_share: float = 0.5, at_once_max: int = 3,
+    without: frozenset[str],
+) -> Schedule:  # fmt: skip
     """Round ``number`` of ``seed``: every third one with three brokers.
 
     Args:
@@ -101,6 +102,7 @@ def drawn(
         number: 0 is the first round.
         steps: How many faults.
         kills_share: About that part of them are kills of workers, of one or of several at once.
+        at_once_max: How many workers are killed at once, at most.
         without: Faults that this machine cannot bring about.
     """
     brokers = 3 if number % 3 == 1 else 1
@@ -114,13 +116,16 @@ def drawn(
     chosen = [deck[(dealt * others + i) % len(deck)] for i in range(others)]
     chosen += ["kill"] * (steps - others)
     dice.shuffle(chosen)
-    return Schedule(number, brokers, f"{seed}/{number}", tuple(_step(f, dice) for f in chosen))
+    return Schedule(
+        number, brokers, f"{seed}/{number}", tuple(_step(f, dice, at_once_max) for f in chosen)
+    )
 
 
-def _step(fault: str, dice: random.Random) -> Step:
+def _step(fault: str, dice: random.Random, at_once_max: int) -> Step:
     pause_s = round(dice.uniform(1.0, 4.0), 2)
     if fault == "kill":
-        victims = tuple(dice.sample(WORKERS, dice.choice(KILLS_AT_ONCE)))
+        counts = [count for count in KILLS_AT_ONCE if count <= at_once_max]
+        victims = tuple(dice.sample(WORKERS, dice.choice(counts)))
         return Step(pause_s, fault, victims)
     victims = ()
     if fault.startswith("worker asleep"):
