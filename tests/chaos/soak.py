@@ -37,6 +37,8 @@ T_MAX = 2.76
 """Two-sided 2 % point of Student's t with 10 degrees of freedom: a line through 12 block means."""
 GROWTH_SHARE_MAX = 0.01
 """Growth in an hour that is none: a hundredth of the mean."""
+SPARE, ENOUGH = 1.25, 1.1
+"""Flights are asked for so much longer than the run, and are enough for so much longer."""
 LAG_RECORDS_MAX = 20_000
 COMMIT_AGE_S_MAX = 30.0
 
@@ -150,17 +152,19 @@ def main(minutes: float, seed: int, rate: float, swap_minutes: float, report: Pa
     swaps = 0
     with world.running():
         sampler = Sampler(world)
-        events = int(rate * minutes * 60 * 1.2) + 10_000
-        traffic = Traffic(PIPELINE, world.settings, str(seed), rate, events)
+        traffic = _traffic(world, minutes, seed, rate, out)
         traffic.start()
         began = time.monotonic()
         while (at_s := time.monotonic() - began) < minutes * 60:
+            traffic.check()
             asyncio.run(sampler.sample(at_s))
             if at_s > (swaps + 1) * swap_minutes * 60:
                 swap(world, swaps)
                 swaps += 1
                 out.print(f"{at_s / 60:.0f} min: version {swaps} announced", highlight=False)
             time.sleep(max(0.0, SAMPLE_S - (time.monotonic() - began - at_s)))
+        if report:
+            report.write_bytes(msgspec.json.encode([vars(s) for s in sampler.series.values()]))
         traffic.stop()
         verdict = judge(world, traffic)
     complaints = sampler.complaints()
@@ -169,9 +173,19 @@ def main(minutes: float, seed: int, rate: float, swap_minutes: float, report: Pa
               f"{verdict.learner or 'as a replay'}", highlight=False)  # fmt: skip
     for complaint in complaints:
         out.print(f"[red]{complaint}[/red]")
-    if report:
-        report.write_bytes(msgspec.json.encode([vars(s) for s in sampler.series.values()]))
     sys.exit(0 if verdict.exact and not complaints else 1)
+
+
+def _traffic(world: World, minutes: float, seed: int, rate: float, out: Console) -> Traffic:
+    """Flights for all of the time; there are so many and no more, so maybe fewer a second."""
+    wanted_s = minutes * 60 * SPARE
+    events = int(rate * wanted_s)
+    traffic = Traffic(PIPELINE, world.settings, str(seed), rate, events)
+    if traffic.lasts_s < wanted_s / SPARE * ENOUGH:
+        rate *= traffic.lasts_s / wanted_s
+        out.print(f"{rate:.0f} events a second, so that the flights last", highlight=False)
+        traffic = Traffic(PIPELINE, world.settings, str(seed), rate, events)
+    return traffic
 
 
 def _print(out: Console, sampler: Sampler, *, minutes: float, swaps: int) -> None:

@@ -64,6 +64,16 @@ class Traffic:
         self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
         self._position = 0
 
+    @property
+    def lasts_s(self) -> float:
+        """How long there is something to send."""
+        return float(self._schedule.due_s[-1])
+
+    def check(self) -> None:
+        """Raise what ended it, if anything did."""
+        if self._error:
+            raise self._error[0]
+
     def start(self) -> None:
         """Begin to send."""
         self._thread.start()
@@ -73,8 +83,7 @@ class Traffic:
         self._stop.set()
         self._thread.join(SEND_S_MAX)
         assert not self._thread.is_alive(), "the producer of a round hangs"
-        if self._error:
-            raise self._error[0]
+        self.check()
 
     def more(self, events: int) -> None:
         """Send that many events, and what labels are due by then; returns when acknowledged."""
