@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer import fetcher, group_coordinator, subscription_state
 from aiokafka.producer import message_accumulator, sender
 from faust.tables import TableManager
@@ -61,7 +62,8 @@ _SOURCES: list[tuple[Any, tuple[str, ...]]] = [
     (fetcher.Fetcher, ("self._subscriptions", "self._closed")),
     (AIOKafkaConsumer, ("self._fetch_max_wait_ms", "self._fetch_min_bytes", "self._fetcher")),
     (AIOKafkaConsumer, ("self._isolation_level", "self._coordinator", "self._client")),
-    (AIOKafkaConsumer, ("self._subscription",)),
+    (AIOKafkaConsumer, ("self._subscription", "self._closed")),
+    (AIOKafkaClient, ("self._md_update_fut", "def force_metadata_update")),
     (subscription_state.TopicPartitionState, ("self.lso", "self._position")),
     (AIOKafkaProducer, ("self._sender", "self._txn_manager")),
     (message_accumulator.BatchBuilder, ("self._builder.append(", "self._relative_offset += 1")),

@@ -37,8 +37,8 @@ T_MAX = 2.76
 """Two-sided 2 % point of Student's t with 10 degrees of freedom: a line through 12 block means."""
 GROWTH_SHARE_MAX = 0.01
 """Growth in an hour that is none: a hundredth of the mean."""
-SPARE, ENOUGH = 1.25, 1.1
-"""Flights are asked for so much longer than the run, and are enough for so much longer."""
+SPARE = 1.25
+"""Flights are wanted for so much longer than the run."""
 LAG_RECORDS_MAX = 20_000
 COMMIT_AGE_S_MAX = 30.0
 
@@ -181,7 +181,7 @@ def _traffic(world: World, minutes: float, seed: int, rate: float, out: Console)
     wanted_s = minutes * 60 * SPARE
     events = int(rate * wanted_s)
     traffic = Traffic(PIPELINE, world.settings, str(seed), rate, events)
-    if traffic.lasts_s < wanted_s / SPARE * ENOUGH:
+    if traffic.lasts_s < wanted_s - 1.0:
         rate *= traffic.lasts_s / wanted_s
         out.print(f"{rate:.0f} events a second, so that the flights last", highlight=False)
         traffic = Traffic(PIPELINE, world.settings, str(seed), rate, events)
