@@ -81,7 +81,7 @@ _SERVER = """<clickhouse>
 # Landers insert few rows at a time. The engine takes each part for 5 MB larger than it is, so with
 # its own base of 5 the sixth small part takes a large one along, and then only the first two of the
 # small ones: at 100 events/s 250 rows were merged for each that came, half of the store's CPU time.
-# With 16, and all of them taken along, a test merges a fifth of the rows; up to some 20 parts stay unmerged.
+# With 16, and all of them taken along, a test merges a fifth of the rows; some 20 parts stay apart.
 _MERGING = """<merge_selector_base>16</merge_selector_base>
     <merge_selector_enable_heuristic_to_remove_small_parts_at_right>0</merge_selector_enable_heuristic_to_remove_small_parts_at_right>"""
 
