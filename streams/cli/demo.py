@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from schemas.pipeline import Pipeline
     from schemas.settings import Settings
-    from streams.reconcile import Reconciliation
     from streams.replay import Replay, Sent
 
 LAND_S_MAX = 120.0
@@ -58,7 +57,7 @@ def command(  # noqa: PLR0917  # click passes them by name
     from schemas.settings import Settings
     from streams.cli.assembly import assembled, start_dashboard
     from streams.cli.named import Named
-    from streams.cli.reconcile import print_books
+    from streams.cli.reconcile import closed_books, print_books
     from streams.cli.up import print_endpoints, print_next
     from streams.replay import Pace, Replay, history_slice
 
@@ -92,7 +91,7 @@ def command(  # noqa: PLR0917  # click passes them by name
         landed_all = asyncio.run(_drive(replay, rows, show_pages))
         print_report(rows, replay.sent, started_ms)
         print_answer(rows)
-        books = _closed_books(named.pipeline, stack.settings)
+        books = closed_books(named.pipeline, stack.settings, wait_s_max=LAND_S_MAX, ledger=True)
         print_books(books)
         exact = landed_all and books.exact
         if leave:
@@ -203,19 +202,6 @@ async def _wait_landed(
         if time.monotonic() - moved_at > LAND_S_MAX:
             return False
         await asyncio.sleep(POLL_S)
-
-
-def _closed_books(pipeline: "Pipeline", settings: "Settings") -> "Reconciliation":
-    """The books once nothing is on its way: labels join their predictions a moment later."""
-    from streams.cli.reconcile import run_reconcile
-
-    deadline = time.monotonic() + LAND_S_MAX
-    while True:
-        books = run_reconcile(pipeline, settings)
-        moving = books.ledger is None or books.waiting > 0
-        if books.findings or not moving or time.monotonic() > deadline:
-            return books
-        time.sleep(POLL_S)
 
 
 def print_report(rows: Landed, sent: "Sent", started_ms: int) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,25 +16,36 @@ if TYPE_CHECKING:
     from streams.balance import LedgerBooks
     from streams.reconcile import Reconciliation
 
+POLL_S = 0.5
+
 
 @click.command("reconcile")
 @click.argument("pipelines", type=PIPELINE, nargs=-1, metavar="[PIPELINE]...")
+@click.option(
+    "--wait",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds to look again while records are on their way and nothing is wrong.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-def command(pipelines: tuple[str, ...], as_json: bool) -> None:
+def command(pipelines: tuple[str, ...], wait: float, as_json: bool) -> None:
     """Compare, record by record, the topics as a read_committed consumer reads them and the tables.
 
     Exit code 0: every event is one prediction or one dead letter, each of those one row, and the
     label ledger misses no prediction, no label and no example. 1: it is not so, or not yet.
+    While events still come, some record is always on its way: stop the producers, or read "not
+    finished" as "nothing wrong so far".
 
     \b
     Example:
-      tidemill reconcile flights --json
+      tidemill reconcile flights --wait 30
     """  # noqa: D301
     settings = running()
     from schemas.loading import load_pipeline
 
     loaded = [load_pipeline(reference) for reference in pipelines_or_running(pipelines)]
-    books = [run_reconcile(pipeline, settings) for pipeline in loaded]
+    books = [closed_books(pipeline, settings, wait_s_max=wait) for pipeline in loaded]
     if as_json:
         print_json([_builtins(book) for book in books])
     else:
@@ -67,6 +79,23 @@ def run_reconcile(pipeline: "Pipeline", settings: "Settings") -> "Reconciliation
             return asyncio.run(reconcile(pipeline, settings, rows, status.update))
     finally:
         client.close()
+
+
+def closed_books(
+    pipeline: "Pipeline", settings: "Settings", *, wait_s_max: float, ledger: bool = False
+) -> "Reconciliation":
+    """The books once nothing is on its way, or something is wrong, or `wait_s_max` have passed.
+
+    Each look reads everything again. With `ledger` a pipeline whose joiner has not run yet is
+    waited for, too.
+    """
+    deadline = time.monotonic() + wait_s_max
+    while True:
+        books = run_reconcile(pipeline, settings)
+        moving = books.waiting > 0 or (ledger and books.ledger is None)
+        if books.findings or not moving or time.monotonic() >= deadline:
+            return books
+        time.sleep(POLL_S)
 
 
 def print_books(book: "Reconciliation") -> None:
