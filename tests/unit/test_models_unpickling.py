@@ -3,6 +3,7 @@
 import os
 import pickle
 import subprocess
+import time
 
 import pytest
 
@@ -71,3 +72,13 @@ def test_broken_bytes_are_an_error_of_the_model(content) -> None:
     """The caller keeps what serves."""
     with pytest.raises(ModelError):
         unpickle(content)
+
+
+@pytest.mark.parametrize("put", [b"r\xff\xff\xff\x7f", b"p2147483647\n"])
+def test_a_place_that_no_pickle_of_its_length_needs_is_refused_before_memory_is_filled(put) -> None:
+    """Found by fuzzing: 16 GB of zeros for five bytes."""
+    started_s = time.process_time()
+    with pytest.raises(ModelError, match="no object can be number 2147483647 of"):
+        unpickle(b"\x80\x04]" + put + b".")
+    assert time.process_time() - started_s < 1.0
+    assert unpickle(b"\x80\x04]r\x07\x00\x00\x00.") == []
