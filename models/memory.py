@@ -1,5 +1,6 @@
 """What was said at the time of a prediction, until its truth and its corrections have come."""
 
+from collections import deque
 from collections.abc import Sequence
 
 import msgspec
@@ -10,11 +11,15 @@ Values = npt.NDArray[np.float64]
 
 
 class MemoryContent(msgspec.Struct, array_like=True, frozen=True):
-    """A memory as bytes: keys and values from the oldest to the newest."""
+    """A memory as bytes: keys, values and times of entry from the oldest to the newest.
+
+    ``entered_ms`` is empty where a release wrote it that kept no times.
+    """
 
     keys: bytes
     values: bytes
     evicted: int
+    entered_ms: bytes = b""
 
 
 class PredictionMemory:
@@ -25,17 +30,21 @@ class PredictionMemory:
         """Rows that had to go because there were too many, since the beginning."""
         self._rows_max = rows_max
         self._slot_of: dict[int, int] = {}
-        self._keys: list[int] = []
+        self._keys: deque[int] = deque()
+        self._entered_ms: deque[int] = deque()
+        self._free: list[int] = []
         self._values = np.empty((min(1024, rows_max), width))
-        self._next = 0
 
     def __len__(self) -> int:
         """Rows that are remembered."""
         return len(self._keys)
 
-    def put(self, keys: Sequence[int], values: Values) -> None:
-        """Remember one row per key; a key that is there keeps its age and gets the new values."""
-        slots = np.fromiter((self._slot(key) for key in keys), np.int64, len(keys))
+    def put(self, keys: Sequence[int], values: Values, *, at_ms: int) -> None:
+        """Remember one row per key; a key that is there keeps its age and gets the new values.
+
+        ``at_ms`` never falls from call to call.
+        """
+        slots = np.fromiter((self._slot(key, at_ms) for key in keys), np.int64, len(keys))
         if len(self._keys) > len(self._values):
             capacity = min(self._rows_max, max(len(self._keys), 2 * len(self._values)))
             grown = np.empty((capacity, self._values.shape[1]))
@@ -43,20 +52,26 @@ class PredictionMemory:
             self._values = grown
         self._values[slots] = values
 
-    def _slot(self, key: int) -> int:
+    def _slot(self, key: int, at_ms: int) -> int:
         slot = self._slot_of.get(key)
         if slot is not None:
             return slot
-        slot = self._next
-        if slot == len(self._keys):
-            self._keys.append(key)
-        else:
-            del self._slot_of[self._keys[slot]]
-            self._keys[slot] = key
+        if len(self._keys) == self._rows_max:
+            self._drop_oldest()
             self.evicted += 1
-        self._slot_of[key] = slot
-        self._next = (slot + 1) % self._rows_max
+        slot = self._slot_of[key] = self._free.pop() if self._free else len(self._keys)
+        self._keys.append(key)
+        self._entered_ms.append(at_ms)
         return slot
+
+    def _drop_oldest(self) -> None:
+        self._entered_ms.popleft()
+        self._free.append(self._slot_of.pop(self._keys.popleft()))
+
+    def forget(self, *, before_ms: int) -> None:
+        """Let go of what was put before that time."""
+        while self._entered_ms and self._entered_ms[0] < before_ms:
+            self._drop_oldest()
 
     def find(self, keys: Sequence[int]) -> tuple[npt.NDArray[np.bool_], Values]:
         """Which keys are remembered, and their rows; NaN for the others."""
@@ -67,28 +82,41 @@ class PredictionMemory:
 
     def content(self) -> MemoryContent:
         """The whole memory, in one canonical form."""
-        full = len(self._keys) == self._rows_max
-        first = self._next if full else 0
-        order = [*range(first, len(self._keys)), *range(first)]
-        keys = np.fromiter((self._keys[slot] for slot in order), np.int64, len(order))
-        return MemoryContent(keys.tobytes(), self._values[order].tobytes(), self.evicted)
+        rows = len(self._keys)
+        slots = np.fromiter((self._slot_of[key] for key in self._keys), np.int64, rows)
+        return MemoryContent(
+            np.fromiter(self._keys, np.int64, rows).tobytes(),
+            self._values[slots].tobytes(),
+            self.evicted,
+            np.fromiter(self._entered_ms, np.int64, rows).tobytes(),
+        )
+
+    def date(self, at_ms: int) -> None:
+        """Take everything for put at that time: a release wrote it that kept none."""
+        self._entered_ms = deque([at_ms] * len(self._keys))
 
     def load(self, content: MemoryContent) -> None:
         """Hold what ``content`` holds and nothing else.
 
         Raises:
-            ValueError: it is of a memory of another width, or of more rows.
+            ValueError: it is of a memory of another width, or of more rows, or contradicts itself.
         """
         keys = np.frombuffer(content.keys, np.int64)
         values = np.frombuffer(content.values, np.float64)
+        entered_ms = np.frombuffer(content.entered_ms, np.int64).tolist() or [0] * len(keys)
         width = self._values.shape[1]
-        if len(values) != len(keys) * width or len(keys) > self._rows_max:
+        if (
+            len(values) != len(keys) * width
+            or len(keys) > self._rows_max
+            or len(entered_ms) != len(keys)
+            or len(set(keys.tolist())) != len(keys)
+        ):
             raise ValueError(
-                f"could not load a memory of rows={len(keys)} and values={len(values)} into one "
-                f"of width={width} and rows_max={self._rows_max}"
+                f"could not load a memory of rows={len(keys)}, values={len(values)} and "
+                f"times={len(entered_ms)} into one of width={width} and rows_max={self._rows_max}"
             )
-        self._slot_of.clear()
-        self._keys.clear()
-        self._next = 0
-        self.put(keys.tolist(), values.reshape(-1, width))
+        for of in (self._slot_of, self._keys, self._entered_ms, self._free):
+            of.clear()
+        self.put(keys.tolist(), values.reshape(-1, width), at_ms=0)
+        self._entered_ms = deque(entered_ms)
         self.evicted = content.evicted

@@ -92,7 +92,11 @@ class PipelineObserver:
         self._name = pipeline.name
         self._window_ms = pipeline.quality_window_ms
         self._quality = Quality(
-            binary=binary, prior=pipeline.target.prior, window_ms=self._window_ms
+            binary=binary,
+            prior=pipeline.target.prior,
+            window_ms=self._window_ms,
+            # Until the ledger closes it, and as long again as that takes corrections.
+            memory_ms_max=pipeline.horizon_ms + 2 * pipeline.corrections_ms,
         )
         self._drift = DriftWatch(
             pipeline.drift,

@@ -2,8 +2,8 @@
 
 What is judged is the prediction as it was when it was made. So the scores that the journal does not
 carry (the online learner's, the no-change baseline's) are remembered from the ``pending`` row until
-truth and corrections have come; the memory is bounded, and what it forgot is not judged rather than
-judged by a later, better informed score.
+no truth and no correction can come any more, by the clock of the latest event. The memory is
+bounded besides; what it forgot is not judged rather than judged by a later, better informed score.
 
 Sums are whole numbers of 1e-9: adding them is exact and their order does not matter, so a corrected
 label takes back exactly what it had added.
@@ -29,6 +29,7 @@ ERROR_MAX: Final = 1e9
 """Errors of a number target count at most this much, so that their sums always fit."""
 MEMORY_ROWS_MAX: Final = 262_144
 """Predictions remembered per shard: about 40 MB, and 10 MB of a snapshot."""
+NEVER_MS: Final = 1 << 60
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -43,6 +44,7 @@ class QualityContent(msgspec.Struct, array_like=True, frozen=True):
     memory: MemoryContent
     calibration: bytes
     forgotten: int
+    clock_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class _Rows:
     """The columns of one message that quality depends on; all are equally long."""
 
     key: list[int]
+    time_ms: npt.NDArray[np.int64]
+    """of the event"""
     pending: Flags
     known: Flags
     """the truth is known with this row"""
@@ -74,6 +78,9 @@ class Quality:
         prior: What a constant baseline says.
         window_ms: Span of event time of a window.
         remembered: Names of the scores that `observe` is given beside the journal.
+        memory_rows_max: Predictions that are remembered at most.
+        memory_ms_max: By how much the latest event may be later than it was at a prediction, until
+            that is forgotten.
     """
 
     def __init__(
@@ -84,6 +91,7 @@ class Quality:
         window_ms: int,
         remembered: Sequence[str] = ("online", "hybrid"),
         memory_rows_max: int = MEMORY_ROWS_MAX,
+        memory_ms_max: int = NEVER_MS,
     ) -> None:
         self.forgotten = 0
         """Truths that could not be judged in full, because the prediction was forgotten."""
@@ -92,6 +100,8 @@ class Quality:
         self._window_ms = window_ms
         self._remembered = tuple(remembered)
         self._last_label = prior
+        self._clock_ms = 0
+        self._memory_ms_max = memory_ms_max
         self._memory = PredictionMemory(len(self._remembered) + 2, rows_max=memory_rows_max)
         self._calibration = Calibration()
 
@@ -132,15 +142,30 @@ class Quality:
             ]
         ).astype(np.float64)
         memory = self._memory
-        _put(memory, rows.key, now, rows.pending)
+        self._look_at_clock(rows)
+        self._put(rows, now, rows.pending)
         late = now.copy()
         late[:, -1] = np.nan  # an estimate is made before the truth is known, or not at all
         known_before, _ = memory.find(rows.key)
         unseen = rows.first & ~known_before
-        _put(memory, rows.key, late, unseen)
+        self._put(rows, late, unseen)
         found, then = memory.find(rows.key)
         self.forgotten += int((unseen | (rows.known & ~found)).sum())
+        memory.forget(before_ms=self._clock_ms - self._memory_ms_max)
         return then
+
+    def _look_at_clock(self, rows: _Rows) -> None:
+        """It is the latest event that was predicted, as in the ledger that wrote the journal."""
+        newest_ms = int(rows.time_ms[rows.pending].max(initial=0))
+        if not self._clock_ms:
+            self._memory.date(newest_ms)
+        self._clock_ms = max(self._clock_ms, newest_ms)
+
+    def _put(self, rows: _Rows, values: Floats, mask: Flags) -> None:
+        chosen = np.flatnonzero(mask)
+        if len(chosen):
+            keys = [rows.key[i] for i in chosen]
+            self._memory.put(keys, values[chosen], at_ms=self._clock_ms)
 
     def _labels_before(self, rows: _Rows) -> Floats:
         """The label that was known last, at each row's place in the journal."""
@@ -212,6 +237,7 @@ class Quality:
             self._memory.content(),
             self._calibration.content(),
             self.forgotten,
+            self._clock_ms,
         )
 
     def load(self, content: QualityContent) -> None:
@@ -229,18 +255,13 @@ class Quality:
         self._calibration.load(content.calibration)
         self._last_label = content.last_label
         self.forgotten = content.forgotten
+        self._clock_ms = content.clock_ms
 
 
 def log_loss(score: Floats, truth: Floats) -> Floats:
     """Nats per row, of a probability of yes and a truth of 0 or 1."""
     right = np.where(truth > 0.5, score, 1.0 - score)
     return np.asarray(-np.log(np.clip(right, LOSS_FLOOR, 1.0)), np.float64)
-
-
-def _put(memory: PredictionMemory, keys: list[int], values: Floats, mask: Flags) -> None:
-    chosen = np.flatnonzero(mask)
-    if len(chosen):
-        memory.put([keys[i] for i in chosen], values[chosen])
 
 
 def _rows(examples: pa.RecordBatch) -> _Rows:
@@ -258,6 +279,7 @@ def _rows(examples: pa.RecordBatch) -> _Rows:
     partition = examples["source_partition"].to_numpy().astype(np.int64)
     return _Rows(
         key=((partition << 44) + examples["source_offset"].to_numpy()).tolist(),
+        time_ms=examples["event_time"].cast(pa.int64()).to_numpy(),
         pending=of("pending"),
         known=known,
         first=known & np.isnan(previous),

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, log_loss, roc_auc_score
 
 from models.measures import summed
+from models.memory import MemoryContent
 from models.observer import PipelineObserver
 from models.quality import Quality
 from schemas.drift import drift
@@ -249,6 +251,44 @@ def test_a_forgotten_prediction_is_not_judged_by_a_later_score():
     assert found["online"].counts["labels"] == 2
     assert found["online"].counts["corrected"] == 0
     assert (quality.forgotten, quality.evicted) == (2, 2)
+
+
+ASKED_LONG_AGO = [
+    row(0, "pending", hour=1),
+    row(1, "pending", hour=3),
+    row(2, "pending", hour=4),
+    row(0, "final", label=1.0, delay_ms=1, hour=1),
+    row(1, "final", label=1.0, delay_ms=1, hour=3),
+]
+
+
+def test_a_prediction_is_forgotten_once_no_truth_can_come_any_more():
+    """Otherwise a learner's memory and snapshots grow for hours, with what nobody asks for."""
+    quality = Quality(binary=True, prior=PRIOR, window_ms=HOUR_MS, memory_ms_max=5 * HOUR_MS // 2)
+    kept = []
+    for first, last in pairwise((0, 1, 2, 3, 5)):
+        batch = ASKED_LONG_AGO[first:last]
+        observe(quality, batch, np.full(len(batch), 0.5))
+        kept.append(len(quality.content().memory.keys) // 8)
+    assert kept == [1, 2, 2, 3]  # the truth that came too late put its prediction there again
+    assert (quality.forgotten, quality.evicted) == (1, 0)
+
+
+def test_a_memory_without_times_counts_from_the_first_event_after_it():
+    """A release that kept no times wrote it."""
+    former = Quality(binary=True, prior=PRIOR, window_ms=HOUR_MS)
+    observe(former, ASKED_LONG_AGO[:2], np.full(2, 0.5))
+    content = former.content()
+    memory = MemoryContent(content.memory.keys, content.memory.values, content.memory.evicted)
+    quality = Quality(binary=True, prior=PRIOR, window_ms=HOUR_MS, memory_ms_max=5 * HOUR_MS // 2)
+    quality.load(msgspec.structs.replace(content, memory=memory, clock_ms=0))
+    observe(quality, ASKED_LONG_AGO[2:], np.full(3, 0.5))
+    assert quality.forgotten == 0
+    observe(quality, [row(3, "pending", hour=7)], [0.5])
+    assert len(quality.content().memory.keys) == 8
+    twice = MemoryContent(2 * memory.keys, 2 * memory.values, 0)
+    with pytest.raises(ValueError, match="rows=4"):
+        quality.load(msgspec.structs.replace(content, memory=twice))
 
 
 def test_what_is_not_waited_for_is_counted_and_its_late_truth_is_judged():
