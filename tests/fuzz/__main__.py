@@ -3,7 +3,10 @@
 import argparse
 import sys
 
-from tests.fuzz.running import try_apart, try_inputs
+from rich.console import Console
+from rich.progress import Progress
+
+from tests.fuzz.running import Outcome, try_apart, try_inputs
 from tests.fuzz.target import Inputs
 from tests.fuzz.targets import TARGETS
 
@@ -23,10 +26,24 @@ def main() -> int:
             print(repr(Inputs(TARGETS[name], options.seed)[options.only]))
             outcome = try_inputs(name, seed=options.seed, first=options.only, count=1)
         else:
-            outcome = try_apart(name, seed=options.seed, first=options.first, count=options.count)
+            outcome = _tried(name, seed=options.seed, first=options.first, count=options.count)
         found += bool(outcome.problem)
         print(outcome, flush=True)
     return 1 if found else 0
+
+
+def _tried(name: str, *, seed: int, first: int, count: int) -> Outcome:
+    """With a bar, where somebody watches: a million inputs take minutes."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=count)
+        return try_apart(
+            name,
+            seed=seed,
+            first=first,
+            count=count,
+            progress=lambda number: bar.update(task, completed=number - first),
+        )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import multiprocessing as mp
 import resource
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from queue import Empty
@@ -83,8 +84,18 @@ def try_inputs(name: str, *, seed: int, first: int, count: int, at: Any = None) 
     return Outcome(name, seed, count, time.perf_counter() - began, slowest_s)
 
 
-def try_apart(name: str, *, seed: int, first: int, count: int) -> Outcome:
-    """The same in a child: a crash or an endless loop ends only that."""
+def try_apart(
+    name: str,
+    *,
+    seed: int,
+    first: int,
+    count: int,
+    progress: Callable[[int], object] = lambda _: None,
+) -> Outcome:
+    """The same in a child: a crash or an endless loop ends only that.
+
+    ``progress`` is told the number of the input in work, some times a second.
+    """
     context = mp.get_context("fork")
     at: Synchronized[int] = context.Value("q", first)
     answers: Any = context.Queue()
@@ -99,6 +110,7 @@ def try_apart(name: str, *, seed: int, first: int, count: int) -> Outcome:
             found: Outcome = answers.get(timeout=STEP_S)
         except Empty:
             now = time.monotonic()
+            progress(at.value)
             if at.value != seen:
                 seen, changed = at.value, now
             hangs = now - changed > HANG_S_MAX
