@@ -355,4 +355,4 @@ async def _report(reporter: Reporter, settings: Settings) -> None:
                 reporter.change("running")
         reporter.counters["uptime_s"] += REPORT_S
         reporter.counters["cpu_s"] = time.process_time()
-        reporter.write()
+        await asyncio.to_thread(reporter.write)
