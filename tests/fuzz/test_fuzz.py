@@ -19,6 +19,7 @@ from schemas.labels import LabelRejected, decode_label
 from schemas.manifest import decode_manifest
 from schemas.settings import Settings
 from streams.ledger.pointer import Pointer
+from streams.store.gateway import request
 from streams.store.gateway.authentication import read_claim
 from streams.store.gateway.errors import EngineError
 from streams.store.gateway.statement import SQL_BYTES_MAX, output_format, split_insert
@@ -159,6 +160,14 @@ def test_an_arrow_message_whose_texts_lie_outside_of_it_is_refused() -> None:
 def test_a_user_name_of_bytes_that_are_no_text_is_nobodys() -> None:
     """It could not be written down, so the request ended in an internal error."""
     assert read_claim({"X-ClickHouse-User": "\udc8f"}, {}).name == "?"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("inf", 3600.0), ("-inf", 1.0), ("30", 30.0)])
+def test_a_session_is_kept_for_a_number_of_seconds_within_bounds(text: str, seconds: float) -> None:
+    """One that was kept for NaN seconds never ended."""
+    assert request._seconds(text) == seconds
+    with pytest.raises(EngineError, match="session_timeout"):
+        request._seconds("nan")
 
 
 def test_a_pending_range_that_is_none_is_foreign_text() -> None:

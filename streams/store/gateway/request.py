@@ -1,6 +1,7 @@
 """A request over HTTP taken apart: what to run, where, with which settings."""
 
 import ipaddress
+import math
 import re
 import uuid
 from collections.abc import Mapping
@@ -271,9 +272,12 @@ def _format(name: str) -> str:
 
 def _seconds(text: str) -> float:
     try:
-        return min(max(float(text), 1.0), SESSION_S_MAX)
-    except ValueError as cause:
-        raise refusal(BAD_ARGUMENTS, "session_timeout must be a number of seconds.") from cause
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if math.isnan(seconds):  # it would be neither earlier nor later than anything: kept for ever
+        raise refusal(BAD_ARGUMENTS, "session_timeout must be a number of seconds.")
+    return min(max(seconds, 1.0), SESSION_S_MAX)
 
 
 async def _read_body(request: web.Request, pace: Pace) -> tuple[bytes, ...]:
