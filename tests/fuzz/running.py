@@ -6,6 +6,7 @@ import multiprocessing as mp
 import resource
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
@@ -131,5 +132,6 @@ def _child(answers: Any, at: Any, name: str, seed: int, first: int, count: int) 
 
 
 def _be_quiet() -> None:
-    """Each refused record is a line in a log, and there are millions."""
+    """Each refused record is a line in a log or a warning of a library, and there are millions."""
+    warnings.simplefilter("ignore")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
