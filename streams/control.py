@@ -78,7 +78,11 @@ class ControlWriter:
             raise
         return self
 
-    async def __aexit__(self, *_reason: object) -> None:
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object
+    ) -> None:
+        if isinstance(error, FENCED):
+            asyncio.get_running_loop().set_exception_handler(_without_fenced)
         await self._reader.__aexit__()
         await self._producer.stop()
 
@@ -145,6 +149,14 @@ class ControlWriter:
             if tail.first == span.first:
                 return 0, FIRST
             back *= 10
+
+
+def _without_fenced(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """aiokafka leaves two futures of a fenced transaction that only it can read; each would be a
+    trace back beside the error that was raised.
+    """
+    if not isinstance(context.get("exception"), FENCED):
+        loop.default_exception_handler(context)
 
 
 def _number(record: Record) -> int | None:
