@@ -152,8 +152,8 @@ class ControlWriter:
 
 
 def _without_fenced(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """aiokafka leaves two futures of a fenced transaction that only it can read; each would be a
-    trace back beside the error that was raised.
+    """Pass on all others. The library leaves two futures of a fenced transaction that only it could
+    read; each would be a trace back beside the error that was raised.
     """
     if not isinstance(context.get("exception"), FENCED):
         loop.default_exception_handler(context)
