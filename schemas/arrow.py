@@ -57,7 +57,10 @@ def read_batch(message: bytes, *schemas: pa.Schema, what: str) -> pa.RecordBatch
     """
     try:
         with pa.ipc.open_stream(pa.py_buffer(message)) as reader:
-            schema, batches = reader.schema, list(reader)
+            schema = reader.schema
+            fits = any(schema.equals(wanted) for wanted in schemas)
+            # Not even looked at if not: arrays of what others call a type can end the process.
+            batches = list(reader) if fits else []
         # Arrow itself looks at the frame only: an offset that points behind its buffer would end
         # the process of whoever reads that text. 0.02 us a row.
         for batch in batches:
@@ -65,14 +68,16 @@ def read_batch(message: bytes, *schemas: pa.Schema, what: str) -> pa.RecordBatch
         # Of a column without rows nothing is validated, and its offsets may point anywhere.
         batches = [batch if batch.num_rows else _empty(schema) for batch in batches]
         names = schema.names
+        if not fits and names == schemas[0].names:
+            names = [f"{field.name} {field.type}" for field in schema]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as cause:
         raise SchemaError(
             f"could not read {what}: {cause}; message_bytes={len(message)}"
         ) from cause
-    fits = any(schema.equals(wanted) for wanted in schemas)
-    if len(batches) != 1 or not fits:
+    if len(batches) != 1:
+        found = f"batches={len(batches)}, " if fits else ""
         raise SchemaError(
-            f"could not read {what}: batches={len(batches)}, columns={names}; "
+            f"could not read {what}: {found}columns={names}; "
             f"expected one batch with {schemas[0].names}"
         )
     missing = columns_with_nulls(batches[0])

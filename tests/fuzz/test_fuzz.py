@@ -157,6 +157,17 @@ def test_an_arrow_message_whose_texts_lie_outside_of_it_is_refused() -> None:
         read_batch(write_batch(nulls), schema, what="texts")
 
 
+def test_arrow_columns_of_another_type_are_not_looked_at() -> None:
+    """An empty union without children ended the process."""
+    union = pa.schema([pa.field("number", pa.dense_union([]), nullable=False)])
+    wanted = pa.schema([pa.field("number", pa.int64(), nullable=False)])
+    rows = write_batch(pa.RecordBatch.from_pydict({"number": []}, schema=wanted))
+    foreign = rows.replace(wanted.serialize().to_pybytes(), union.serialize().to_pybytes())
+    assert read_batch(rows, wanted, what="numbers").num_rows == 0
+    with pytest.raises(SchemaError, match=r"columns=\['number dense_union<>'\]"):
+        read_batch(foreign, wanted, what="numbers")
+
+
 def test_a_user_name_of_bytes_that_are_no_text_is_nobodys() -> None:
     """It could not be written down, so the request ended in an internal error."""
     assert read_claim({"X-ClickHouse-User": "\udc8f"}, {}).name == "?"
