@@ -157,6 +157,13 @@ def test_an_arrow_message_whose_texts_lie_outside_of_it_is_refused() -> None:
         read_batch(write_batch(nulls), schema, what="texts")
 
 
+def test_an_insert_keeps_signs_that_are_blanks_to_python_alone() -> None:
+    """Without it, the word behind the dot became the name of the table."""
+    found = split_insert(b"insert into db.\x1e format CSV\n1")
+    assert found is not None
+    assert found.into == "insert into db.\x1e"
+
+
 def test_arrow_columns_of_another_type_are_not_looked_at() -> None:
     """An empty union without children ended the process."""
     union = pa.schema([pa.field("number", pa.dense_union([]), nullable=False)])

@@ -149,8 +149,9 @@ def split_insert(request: bytes | memoryview) -> Insert | None:
                     return None
                 end = token.start if settings_at < 0 else settings_at
                 return Insert(
-                    into=decode_sql(request[:end]).strip(),
-                    settings=decode_sql(request[end : token.start]).strip(),
+                    # As bytes: text would lose signs, such as \x1e, that are blanks to Python alone.
+                    into=decode_sql(bytes(request[:end]).strip()),
+                    settings=decode_sql(bytes(request[end : token.start]).strip()),
                     format=bytes(request[name.start : name.end]).decode(),
                     data=memoryview(request)[_data_start(request, name.end) :],
                 )
