@@ -149,7 +149,7 @@ def split_insert(request: bytes | memoryview) -> Insert | None:
                     return None
                 end = token.start if settings_at < 0 else settings_at
                 return Insert(
-                    # As bytes: text would lose signs, such as \x1e, that are blanks to Python alone.
+                    # As bytes: text would lose signs like \x1e, blanks to Python alone.
                     into=decode_sql(bytes(request[:end]).strip()),
                     settings=decode_sql(bytes(request[end : token.start]).strip()),
                     format=bytes(request[name.start : name.end]).decode(),
