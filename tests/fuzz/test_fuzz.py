@@ -21,6 +21,7 @@ from schemas.settings import Settings
 from streams.ledger.pointer import Pointer
 from streams.store.gateway import request
 from streams.store.gateway.authentication import read_claim
+from streams.store.gateway.client_ids import with_client_ids
 from streams.store.gateway.errors import EngineError
 from streams.store.gateway.statement import SQL_BYTES_MAX, output_format, split_insert
 from streams.store.recorded_range import decode_pending
@@ -155,6 +156,13 @@ def test_an_arrow_message_whose_texts_lie_outside_of_it_is_refused() -> None:
     nulls = pa.RecordBatch.from_arrays([pa.nulls(2, pa.utf8())], schema=schema)
     with pytest.raises(SchemaError, match="nulls"):
         read_batch(write_batch(nulls), schema, what="texts")
+
+
+def test_every_id_in_a_long_statement_is_replaced() -> None:
+    """Each of 21,000 of them copied all 256 KiB once."""
+    calls = SQL_BYTES_MAX // 12 - 1
+    changed = with_client_ids("SELECT " + "query_id(), " * calls + "1", "id")
+    assert changed == "SELECT " + "('id' AS `query_id()`), " * calls + "1"
 
 
 def test_an_insert_keeps_signs_that_are_blanks_to_python_alone() -> None:

@@ -57,24 +57,29 @@ def with_client_ids(sql: str, query_id: str) -> str:
     if [token.text for token in found[:2]] == [b"show", b"processlist"]:
         table = b"SELECT * FROM " + _TABLES[b"processes"] + b" AS processes ORDER BY elapsed DESC"
         edits.append((found[0].start, found[1].end, table))
+    # Few of the tokens are names, and there may be 256 Ki of others.
+    names = [place for place, token in enumerate(found) if token.kind in {"word", "quoted"}]
     for name in _TABLES:
-        edits += _table_edits(found, name)
-    for position, token in enumerate(found):
-        called = tuple(part.text for part in found[position + 1 : position + 3]) == (b"(", b")")
+        edits += _table_edits(found, names, name)
+    for position in names:
+        token = found[position]
+        called = [part.text for part in found[position + 1 : position + 3]] == [b"(", b")"]
         if called and token.kind == "word" and token.text in _FUNCTIONS:
             end = found[position + 2].end
             # The column keeps the name that it would have.
             title = quote_name(text[token.start : end].decode())
             edits.append((token.start, end, f"({quote(query_id)} AS {title})".encode()))
-    for start, end, instead in sorted(edits, reverse=True):
-        text = text[:start] + instead + text[end:]
-    return text.decode()
+    pieces, at = [], 0
+    for start, end, instead in sorted(edits):
+        pieces += [text[at:start], instead]
+        at = end
+    return b"".join([*pieces, text[at:]]).decode()
 
 
-def _table_edits(found: list[Token], name: bytes) -> list[tuple[int, int, bytes]]:
+def _table_edits(found: list[Token], names: list[int], name: bytes) -> list[tuple[int, int, bytes]]:
     edits = []
-    for position, token in enumerate(found):
-        path = found[position : position + 3]
+    for position in names:
+        token, path = found[position], found[position : position + 3]
         if tuple(_name(part) for part in path) == (b"system", b".", name):
             if not position or found[position - 1].text not in {b"from", b"join"}:
                 return []
