@@ -93,7 +93,8 @@ def closed_books(
     while True:
         books = run_reconcile(pipeline, settings)
         moving = books.waiting > 0 or (ledger and books.ledger is None)
-        if books.findings or not moving or time.monotonic() >= deadline:
+        # A wait of NaN seconds, which click lets through, is none.
+        if books.findings or not moving or not time.monotonic() < deadline:
             return books
         time.sleep(POLL_S)
 
