@@ -81,10 +81,12 @@ def write_rows(
     source: Literal["auto", "examples", "history"],
     *,
     as_of_ms: int | None,
+    days: int | None,
 ) -> None:
     """Put the rows into the folder of the job, if they are to come out of the store.
 
-    ``auto``: examples, once there are `LABELS_MIN` of them or if there is no history.
+    ``as_of_ms`` and ``days`` are the job's. ``auto``: examples, once there are `LABELS_MIN` of them
+    or if there is no history.
 
     Raises:
         StoreUnavailable: the store does not answer.
@@ -100,7 +102,7 @@ def write_rows(
         _offsets, labels = offsets_of(client, pipeline)
         if labels < LABELS_MIN:
             return
-    found = write_set(client, pipeline, folder / ROWS, as_of_ms=as_of_ms)
+    found = write_set(client, pipeline, folder / ROWS, as_of_ms=as_of_ms, days=days)
     (folder / SOURCE).write_bytes(msgspec.json.encode(found))
 
 

@@ -1,7 +1,8 @@
 """The rows of a retraining out of the store: which, how they are asked for, and the file of them.
 
 The offsets of `<pipeline>.examples` are fixed first and are part of the query, so the same query
-gives the same rows as long as they are kept, whatever lands meanwhile.
+gives the same rows as long as they are kept, whatever lands meanwhile. A training that looks back
+so many days reads those and no more, so its cost does not grow with what the store keeps.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ import pyarrow as pa
 from schemas.errors import SetupError
 from schemas.features import split
 from schemas.pipeline import Pipeline
+from schemas.topics import DAY_MS
 from schemas.training import RowsSource
 from streams.store.client import Client, mapped_errors
 from streams.store.views import NEWEST_STEP
@@ -39,33 +41,42 @@ def offsets_of(client: Client, pipeline: Pipeline) -> tuple[dict[str, tuple[int,
 
 
 def selection(
-    pipeline: Pipeline, offsets: Mapping[str, tuple[int, int]], *, as_of_ms: int | None
+    pipeline: Pipeline,
+    offsets: Mapping[str, tuple[int, int]],
+    *,
+    as_of_ms: int | None,
+    since_ms: int | None = None,
 ) -> str:
     """The query of a set: one row per event whose truth was known, with what held then.
 
     What was corrected at or after ``as_of_ms`` has the label from before. A truth that silence
-    stands for is known when the horizon has passed.
+    stands for is known when the horizon has passed. Events before ``since_ms`` are left out.
     """
-    ranges = " OR ".join(
-        f"(topic_partition = {int(partition)} AND topic_offset BETWEEN {first} AND {last})"
-        for partition, (first, last) in offsets.items()
-    )
+    ranges = _within(offsets)
     known = (
         "" if as_of_ms is None else f" AND (label_time IS NULL OR {_ms('label_time')} < {as_of_ms})"
     )
     late = "" if as_of_ms is None else f"WHERE label_time_ms < {as_of_ms}\n"
+    events = f"scored WHERE pipeline = '{pipeline.name}'"
+    among = ""
+    if since_ms is not None:
+        events += f" AND event_time >= fromUnixTimestamp64Milli({since_ms})"
+        among = (
+            "        AND (source_partition, source_offset) IN "
+            f"(SELECT source_partition, source_offset FROM {events})\n"
+        )
     return (
         f"SELECT {_ms('p.event_time')} AS event_time_ms,\n"
         f"    ifNull({_ms('e.latest.2')}, event_time_ms + {pipeline.horizon_ms})"
         " AS label_time_ms,\n"
         "    e.latest.1 AS label, e.latest.3 AS revision, p.numeric AS numeric, "
         "p.category AS category\n"
-        f"FROM (SELECT * FROM scored WHERE pipeline = '{pipeline.name}') AS p\n"
+        f"FROM (SELECT * FROM {events}) AS p\n"
         "INNER JOIN\n(\n"
         "    SELECT source_partition, source_offset,\n"
         f"        argMax((assumeNotNull(label), label_time, revision), {NEWEST_STEP}) AS latest\n"
         f"    FROM examples WHERE pipeline = '{pipeline.name}' AND label IS NOT NULL{known}\n"
-        f"        AND ({ranges})\n"
+        f"        AND ({ranges})\n{among}"
         "    GROUP BY source_partition, source_offset\n"
         ") AS e ON p.source_partition = e.source_partition AND p.source_offset = e.source_offset\n"
         f"{late}"
@@ -74,9 +85,17 @@ def selection(
 
 
 def write_set(
-    client: Client, pipeline: Pipeline, path: Path, *, as_of_ms: int | None
+    client: Client,
+    pipeline: Pipeline,
+    path: Path,
+    *,
+    as_of_ms: int | None,
+    days: int | None = None,
 ) -> RowsSource:
     """Write the rows as an Arrow file, as they come; return where they came from.
+
+    With ``days``, events of so many days before ``as_of_ms``, or, where that is None, before the
+    latest time of a label.
 
     Raises:
         StoreUnavailable: the store does not answer.
@@ -88,7 +107,8 @@ def write_set(
             f"could not train {pipeline.name} from examples: none has a label yet. "
             "Wait for labels, or take --source history."
         )
-    sql = selection(pipeline, offsets, as_of_ms=as_of_ms)
+    since_ms = None if days is None else _since(client, pipeline, offsets, as_of_ms, days)
+    sql = selection(pipeline, offsets, as_of_ms=as_of_ms, since_ms=since_ms)
     schema = _schema(pipeline)
     revision_max = 0
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
@@ -96,11 +116,38 @@ def write_set(
             if batch.num_rows:
                 revision_max = max(revision_max, int(np.max(batch["revision"].to_numpy())))
                 writer.write_batch(_named(pipeline, batch, schema))
+    # The pool keeps what a set of rows took, and asks for more the next time.
+    pa.default_memory_pool().release_unused()
     return RowsSource(
         words=f"examples in the store, offsets of {len(offsets)} partitions",
         sql=sql,
         offsets=offsets,
         label_revision_max=revision_max,
+    )
+
+
+def _since(
+    client: Client,
+    pipeline: Pipeline,
+    offsets: Mapping[str, tuple[int, int]],
+    as_of_ms: int | None,
+    days: int,
+) -> int | None:
+    """First moment of the last ``days``; None: silence alone has given labels, so read all."""
+    if as_of_ms is None:
+        query = (
+            f"SELECT {_ms('max(label_time)')} FROM examples WHERE pipeline = '{pipeline.name}' "
+            f"AND label IS NOT NULL AND ({_within(offsets)})"
+        )
+        with mapped_errors("look for the last label"):
+            as_of_ms = client.query(query).result_rows[0][0]
+    return None if as_of_ms is None else int(as_of_ms) - days * DAY_MS
+
+
+def _within(offsets: Mapping[str, tuple[int, int]]) -> str:
+    return " OR ".join(
+        f"(topic_partition = {int(partition)} AND topic_offset BETWEEN {first} AND {last})"
+        for partition, (first, last) in offsets.items()
     )
 
 

@@ -9,6 +9,6 @@ restless_flights = replace(
     ready.flights,
     first_training_days=3,
     partitions=2,
-    retraining=Retraining(examples=12_000, gap="30s"),
+    retraining=Retraining(examples=12_000, gap="30s", days=30),
     rollout=Rollout(step_rows=500, shift_max=0.3, stage_s_min=3.0),
 )
