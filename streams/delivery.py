@@ -168,14 +168,7 @@ class Delivery:
         with only_training(self._settings, self._pipeline.name):
             folder = write_job(self._settings, job)
             try:
-                write_rows(
-                    self._client,
-                    self._pipeline,
-                    folder,
-                    "auto",
-                    as_of_ms=job.as_of_ms,
-                    days=job.days,
-                )
+                write_rows(self._client, self._pipeline, folder, "auto", job)
             except SetupError:
                 shutil.rmtree(folder)
                 raise

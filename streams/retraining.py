@@ -79,14 +79,11 @@ def write_rows(
     pipeline: Pipeline,
     folder: Path,
     source: Literal["auto", "examples", "history"],
-    *,
-    as_of_ms: int | None,
-    days: int | None,
+    job: TrainingJob,
 ) -> None:
-    """Put the rows into the folder of the job, if they are to come out of the store.
+    """Put the rows of ``job`` into its folder, if they are to come out of the store.
 
-    ``as_of_ms`` and ``days`` are the job's. ``auto``: examples, once there are `LABELS_MIN` of them
-    or if there is no history.
+    ``auto``: examples, once there are `LABELS_MIN` of them or if there is no history.
 
     Raises:
         StoreUnavailable: the store does not answer.
@@ -102,7 +99,7 @@ def write_rows(
         _offsets, labels = offsets_of(client, pipeline)
         if labels < LABELS_MIN:
             return
-    found = write_set(client, pipeline, folder / ROWS, as_of_ms=as_of_ms, days=days)
+    found = write_set(client, pipeline, folder / ROWS, as_of_ms=job.as_of_ms, days=job.days)
     (folder / SOURCE).write_bytes(msgspec.json.encode(found))
 
 

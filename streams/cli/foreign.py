@@ -51,7 +51,7 @@ def import_model(pipeline: str, model: Path, about: Path, as_json: bool) -> None
         folder = write_job(settings, job)
         shutil.copyfile(model, folder / f"model{model.suffix}")
         shutil.copyfile(about, folder / "about.json")
-        write_rows(client, named.pipeline, folder, "auto", as_of_ms=None, days=None)
+        write_rows(client, named.pipeline, folder, "auto", job)
         with progress_shown(name, quiet=as_json) as show:
             result = run_job(settings, folder, client=client, show=show, program=(IMPORTER,))
     print_result(result, folder, None, as_json=as_json)

@@ -109,9 +109,7 @@ def command(  # noqa: PLR0917  # click passes by name
                 start="warm" if warm else "cold",
             )
             folder = jobs.write_job(settings, job)
-            jobs.write_rows(
-                client, named.pipeline, folder, source, as_of_ms=job.as_of_ms, days=days
-            )
+            jobs.write_rows(client, named.pipeline, folder, source, job)
         else:
             folder = resume.absolute()
         if prepare_only:
