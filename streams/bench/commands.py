@@ -34,6 +34,7 @@ from streams.bench.consume import run as run_consume
 from streams.bench.peers import race as race_
 from streams.bench.peers.environments import PEERS
 from streams.bench.running import Measure, common_options, measured, show
+from streams.cli.numbers import NumberRange
 
 GATED = ("consume", "land", "score", "score-exactly-once", "path", "latency")
 """The benchmarks that have ratios; the path late, when the broker is warm."""
@@ -46,7 +47,7 @@ _stock_rows = click.option(
     "--stock-rows", type=click.IntRange(2_000), default=10_000, help="Events for stock Faust."
 )
 _seconds = click.option(
-    "--seconds", type=click.FloatRange(2.0), default=8.0, show_default=True, help="Of each rate."
+    "--seconds", type=NumberRange(2.0), default=8.0, show_default=True, help="Of each rate."
 )
 
 
@@ -193,7 +194,7 @@ def peers(
 
 @click.command("labels")
 @common_options
-@click.option("--seconds", type=click.FloatRange(4.0), default=20.0, show_default=True)
+@click.option("--seconds", type=NumberRange(4.0), default=20.0, show_default=True)
 @click.option("--rate", "rates", type=click.IntRange(1, 20_000), multiple=True, help="Events/s.")
 @click.option(
     "--open", "open_rows", type=click.IntRange(0), default=labels_.OPEN_ROWS, show_default=True
@@ -243,7 +244,7 @@ def store(seconds: float, as_json: bool, write: Path | None, settings: str) -> N
 
 @click.command("memory")
 @common_options
-@click.option("--minutes", type=click.FloatRange(0.5), default=10.0, show_default=True)
+@click.option("--minutes", type=NumberRange(0.5), default=10.0, show_default=True)
 def memory(minutes: float, **common: Any) -> None:
     """Replay at 4,000 events/s and watch the resident memory of every process.
 

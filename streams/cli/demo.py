@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streams.cli.console import console, count, watched
+from streams.cli.numbers import NumberRange
 from streams.cli.reference import PIPELINE
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ POLL_S = 0.25
     "--rate",
     default=2_000.0,
     show_default=True,
-    type=click.FloatRange(0),
+    type=NumberRange(0),
     help="Events per second; 0 is as fast as it goes.",
 )
 @click.option("--workers", "-w", default=1, show_default=True, type=click.IntRange(1, 64))

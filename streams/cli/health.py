@@ -4,6 +4,8 @@ import sys
 
 import click
 
+from streams.cli.numbers import NumberRange
+
 
 @click.command("health")
 @click.argument("name", default="")
@@ -12,7 +14,7 @@ import click
     "--age",
     default=10.0,
     show_default=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=NumberRange(min=0, min_open=True),
     help="Seconds since its last report that are no fault.",
 )
 @click.option("--store", metavar="URL", help="Ask this store instead; its certificate is not read.")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from streams.cli.console import console, running
+from streams.cli.numbers import NumberRange
 from streams.cli.reference import PIPELINE
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     "--wait",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(min=0),
+    type=NumberRange(min=0),
     help="Seconds to wait for servers that do not answer yet.",
 )
 def command(pipelines: tuple[str, ...], first_model: bool, wait: float) -> None:

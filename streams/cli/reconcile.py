@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streams.cli.console import console, count, pipelines_or_running, print_json, running, watched
+from streams.cli.numbers import NumberRange
 from streams.cli.reference import PIPELINE
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ POLL_S = 0.5
     "--wait",
     default=0.0,
     show_default=True,
-    type=click.FloatRange(min=0),
+    type=NumberRange(min=0),
     help="Seconds to look again while records are on their way and nothing is wrong.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
@@ -93,8 +94,7 @@ def closed_books(
     while True:
         books = run_reconcile(pipeline, settings)
         moving = books.waiting > 0 or (ledger and books.ledger is None)
-        # A wait of NaN seconds, which click lets through, is none.
-        if books.findings or not moving or not time.monotonic() < deadline:
+        if books.findings or not moving or time.monotonic() >= deadline:
             return books
         time.sleep(POLL_S)
 

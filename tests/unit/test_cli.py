@@ -65,6 +65,9 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
         (["status"], {"TIDEMILL_TYPO": "1"}, "TIDEMILL_TYPO is not a setting"),
         (["kafka", "nonsense"], {}, "is none of"),
         (["replay", "--rate", "1", "--speed", "1"], {}, "not both"),
+        (["prepare", "flights", "--wait", "nan"], {}, "nan is not a number"),
+        (["health", "--age", "NaN"], {}, "NaN is not a number"),
+        (["prepare", "flights", "--wait", "-1"], {}, "-1.0 is not in the range"),
         (["sql", ""], {}, "could not find a query"),
     ],
 )

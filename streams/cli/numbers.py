@@ -1,0 +1,22 @@
+"""Numbers on the command line."""
+
+from typing import Any
+
+import click
+
+
+class NumberRange(click.FloatRange):
+    """click's range of numbers, without the one that is not in any: NaN seconds never pass."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number.
+
+        Raises:
+            click.BadParameter: it is outside of the range, or no number.
+        """
+        number: float = super().convert(value, param, ctx)
+        if number != number:  # noqa: PLR0124  # only NaN is not itself
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
