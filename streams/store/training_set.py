@@ -116,7 +116,7 @@ def write_set(
             if batch.num_rows:
                 revision_max = max(revision_max, int(np.max(batch["revision"].to_numpy())))
                 writer.write_batch(_named(pipeline, batch, schema))
-    # The pool keeps what a set of rows took, and asks for more the next time.
+    # Allocators keep what a set of rows took until they are told that it is over.
     pa.default_memory_pool().release_unused()
     return RowsSource(
         words=f"examples in the store, offsets of {len(offsets)} partitions",
