@@ -73,6 +73,7 @@ _SERVER = """<clickhouse>
   <backups><allowed_disk>{backups}</allowed_disk></backups>
   <merge_tree>
     {merging}
+    {removing}
     {fsync}
   </merge_tree>
 </clickhouse>
@@ -84,6 +85,10 @@ _SERVER = """<clickhouse>
 # With 16, and all of them taken along, a test merges a fifth of the rows; some 20 parts stay apart.
 _MERGING = """<merge_selector_base>16</merge_selector_base>
     <merge_selector_enable_heuristic_to_remove_small_parts_at_right>0</merge_selector_enable_heuristic_to_remove_small_parts_at_right>"""
+
+# A hundred old parts were removed by up to 128 threads, and the engine keeps a thread as long as it
+# runs: with the memory that each holds, and three open files, the store grew for hours.
+_REMOVING = "<concurrent_part_removal_threshold>1000000000</concurrent_part_removal_threshold>"
 
 # Of every MergeTree table, also those that exist already: an insert is answered when its files and
 # folder are on the disk, and a merge removes its sources only after its result is.
@@ -139,6 +144,7 @@ def write_configuration(
         _SERVER.format(
             users=escape(str(users.absolute())),
             merging=_MERGING,
+            removing=_REMOVING,
             fsync=_FSYNC if fsync else "",
             query_log=QUERY_LOG_XML,
             free_bytes_min=FREE_BYTES_MIN,
