@@ -1,12 +1,17 @@
-"""Few rows at a time do not make the store merge many rows again and again."""
+"""Few rows at a time: the store neither merges many rows again and again, nor grows by their parts."""
 
 import time
 from collections.abc import Callable
 
+import psutil
+import pytest
+
 from schemas.settings import Settings
+from streams.local.store import EmbeddedStore
 from streams.store.client import connect
 
 LARGE_ROWS, SMALL_ROWS, INSERTS = 20_000, 20, 120
+PARTS = 300
 MERGED_SHARE_MAX = 20.0
 """Rows merged for each row of the large part; 43 with the engine's own settings, 8 with ours."""
 
@@ -36,6 +41,25 @@ def test_small_inserts_do_not_rewrite_a_large_part(
     assert rows == LARGE_ROWS + INSERTS * SMALL_ROWS
     assert parts < 30
     assert merged < MERGED_SHARE_MAX * LARGE_ROWS, (merged, parts)
+
+
+@pytest.mark.embedded
+def test_removing_many_old_parts_takes_no_hundred_threads(
+    store_process: EmbeddedStore, unique: Callable[[str], str]
+) -> None:
+    """Each stays for as long as the store runs, with its memory and three open files."""
+    table = unique("removed")
+    client = connect(Settings(clickhouse=store_process.url))
+    client.command(
+        f"CREATE TABLE {table} (place UInt64) ENGINE = MergeTree ORDER BY place PARTITION BY place"
+    )
+    many = {"max_partitions_per_insert_block": PARTS}
+    client.command(f"INSERT INTO {table} SELECT number FROM numbers({PARTS})", settings=many)
+    process = psutil.Process(store_process.pid)
+    before = process.num_threads()
+    client.command(f"DROP TABLE {table} SYNC")
+    client.close()
+    assert process.num_threads() < before + 40  # 127 more with the engine's own settings
 
 
 def _merged_rows(client) -> int:
