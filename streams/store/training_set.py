@@ -2,7 +2,7 @@
 
 The offsets of `<pipeline>.examples` are fixed first and are part of the query, so the same query
 gives the same rows as long as they are kept, whatever lands meanwhile. A training that looks back
-so many days reads those and no more, so its cost does not grow with what the store keeps.
+so many days gets those rows alone; to find them the store looks at the times of all.
 """
 
 from collections.abc import Iterator, Mapping
