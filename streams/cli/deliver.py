@@ -27,8 +27,8 @@ def command(pipeline: str, ranks: int, name: str) -> None:
     """  # noqa: D301
     import os
 
-    # Arrow's own allocator keeps the most that a set of rows ever took. This one gives it back, here
-    # and in what is started from here.
+    # Arrow's own allocator keeps the most that a set of rows ever took. This one gives it back,
+    # here and in what is started from here.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     settings = running()
     from schemas.loading import load_pipeline
