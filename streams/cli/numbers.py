@@ -1,5 +1,6 @@
 """Numbers on the command line."""
 
+import math
 from typing import Any
 
 import click
@@ -17,6 +18,6 @@ class NumberRange(click.FloatRange):
             click.BadParameter: it is outside of the range, or no number.
         """
         number: float = super().convert(value, param, ctx)
-        if number != number:  # noqa: PLR0124  # only NaN is not itself
+        if math.isnan(number):
             self.fail(f"{value} is not a number.", param, ctx)
         return number
