@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, Self
 import msgspec
 import psutil
 
+from schemas.errors import SetupError
+
 SAMPLE_S = 0.1
 EDGE = 0.05
 """Share of the rows left out at each end: start-up, and the tail of the last small batches."""
@@ -61,6 +63,9 @@ def window(stamps: Sequence[tuple[float, int]], *, edge: float = EDGE) -> Window
 
     Between the beginning of one batch and the beginning of a later one lie exactly the rows of the
     first and of those between them.
+
+    Raises:
+        SetupError: there are too few batches for that.
     """
     total = sum(rows for _, rows in stamps)
     before, count = [], 0
@@ -69,7 +74,10 @@ def window(stamps: Sequence[tuple[float, int]], *, edge: float = EDGE) -> Window
         count += rows
     first = bisect.bisect_left(before, edge * total)
     last = bisect.bisect_right(before, (1 - edge) * total) - 1
-    assert last > first, f"{len(stamps)} batches are too few to measure: give more rows"
+    if last <= first:
+        raise SetupError(
+            f"could not measure a rate: {len(stamps)} batches are too few; give more with --rows."
+        )
     return Window(stamps[first][0], stamps[last][0], before[last] - before[first])
 
 

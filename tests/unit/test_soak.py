@@ -8,9 +8,9 @@ from tests.chaos.soak import Series
 HOUR_S = 3600.0
 
 
-def series(values) -> Series:
+def series(values, unit="MiB") -> Series:
     at_s = np.linspace(0.0, HOUR_S, len(values))
-    return Series("x", "MiB", at_s.tolist(), np.asarray(values, float).tolist())
+    return Series("x", unit, at_s.tolist(), np.asarray(values, float).tolist())
 
 
 def noisy(number: int, *, slope: float = 0.0, mean: float = 300.0) -> np.ndarray:
@@ -33,8 +33,18 @@ def test_a_leak_is_found(slope):
 
 
 def test_a_warm_up_is_not_growth_and_a_shrinking_one_neither():
-    """The first quarter may rise as it likes."""
+    """What comes before the last 60 % may rise as it likes."""
     values = noisy(3)
-    values[:150] -= np.linspace(200.0, 0.0, 150)
+    values[:280] -= np.linspace(200.0, 0.0, 280)
     assert not series(values).grows
     assert not series(noisy(4, slope=-30.0)).grows
+
+
+@pytest.mark.parametrize(("unit", "leak"), [("files", 6.0), ("threads", 12.0)])
+def test_one_more_is_not_growth_but_one_more_with_every_version_is(unit, leak):
+    """By its share of so few, a step of one would be growth."""
+    step, leaky = np.full(720, 40.0), 40.0 + np.floor(np.linspace(0.0, leak, 720))
+    step[480:] += 1
+    assert series(step).grows
+    assert not series(step, unit).grows
+    assert series(leaky, unit).grows

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.errors import SetupError
-from streams.local.jars import Jar, fetch
+from streams.local.jars import Jar, fetch, read_lock
 from streams.local.java import find_java
 
 MADE = "made"
@@ -98,7 +98,10 @@ def environment_of(peer: Peer, folder: Path) -> Environment:
         (place / MADE).touch()
     variables = {}
     if peer.jar is not None:
-        variables["BENCH_JAR"] = str(fetch(peer.jar, place))
+        # The connector reads what is compressed with zstd only with the jar that Kafka has for it.
+        zstd = next(jar for jar in read_lock() if jar.artifact == "zstd-jni")
+        jars = fetch(peer.jar, place), fetch(zstd, place)
+        variables["BENCH_JARS"] = ";".join(jar.absolute().as_uri() for jar in jars)
         variables["JAVA_HOME"] = str(find_java().resolve().parent.parent)
     return Environment(python, variables)
 

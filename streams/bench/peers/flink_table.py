@@ -1,7 +1,7 @@
 """PyFlink: SQL tables over Kafka and a pandas function, which gets Arrow batches of rows.
 
 The function lives in a Python process of its own, beside the Java one that reads and writes. The
-connector's jar is named by ``BENCH_JAR``.
+addresses of the connector's jars are in ``BENCH_JARS``. An error ends the job, and is shown.
 """
 
 import os
@@ -12,6 +12,9 @@ from pyflink.table import DataTypes, EnvironmentSettings, TableEnvironment
 from pyflink.table.udf import ScalarFunction, udf
 
 from streams.bench.rivals.request import Request, read_request
+
+TRANSACTION_MS_MAX = 600_000
+"""Its default of an hour is more than a broker allows."""
 
 
 class Score(ScalarFunction):
@@ -38,9 +41,11 @@ def main() -> None:
     options = table.get_config()
     guarantee = "exactly-once" if request.transactional else "at-least-once"
     for name, value in {
-        "pipeline.jars": f"file://{os.environ['BENCH_JAR']}",
+        "pipeline.jars": os.environ["BENCH_JARS"],
+        "restart-strategy.type": "none",
         "parallelism.default": "1",
-        "execution.checkpointing.interval": "5s",
+        # In a transaction answers show only with a checkpoint.
+        "execution.checkpointing.interval": "1s" if request.transactional else "5s",
         "execution.checkpointing.mode": "EXACTLY_ONCE"
         if request.transactional
         else "AT_LEAST_ONCE",
@@ -62,7 +67,8 @@ def main() -> None:
         'connector' = 'kafka', 'topic' = '{request.sink}', 'format' = 'raw',
         'properties.bootstrap.servers' = '{request.kafka}',
         'sink.delivery-guarantee' = '{guarantee}',
-        'sink.transactional-id-prefix' = '{request.group}')"""
+        'sink.transactional-id-prefix' = '{request.group}',
+        'properties.transaction.timeout.ms' = '{TRANSACTION_MS_MAX}')"""
     )
     score = udf(Score(request), result_type=DataTypes.BYTES(), func_type="pandas")
     table.create_temporary_function("score", score)

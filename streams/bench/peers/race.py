@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from schemas.errors import SetupError
 from streams.bench import latency, reading
 from streams.bench.peers.environments import Environment, Peer, environment_of
 from streams.bench.result import Goal, Result
@@ -175,7 +176,8 @@ def _middle(seen: Sequence[tuple[float, int]], rows: int) -> Window:
     else:  # its batches are larger than that: all between its first and its last answer
         (start_s, n0) = next((t, n) for t, n in seen if n > 0)
         (stop_s, n1) = seen[-1]
-    assert n1 > n0, "the answers came all at once: give more rows"
+    if n1 <= n0:
+        raise SetupError("could not measure a rate: all answers came at once; give more --rows.")
     return Window(start_s, stop_s, n1 - n0)
 
 
