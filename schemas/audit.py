@@ -5,12 +5,15 @@ changing every later one; and a signature, so nobody without a trusted key can a
 """
 
 import hashlib
+from typing import Any
 
 import msgspec
 
 from schemas.errors import SchemaError
 from schemas.undecodable import UNDECODABLE
 
+AUDIT_SIGNATURE = "signature"
+"""The Kafka header with the signature of an entry."""
 FIRST = "0" * 64
 """What the first entry holds in the place of a digest."""
 
@@ -36,8 +39,8 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     who: str
     action: str
     subject: str
-    before: object = None
-    after: object = None
+    before: Any = None
+    after: Any = None
     reason: str = ""
 
 

@@ -12,6 +12,7 @@ import msgspec
 import pyarrow as pa
 
 from schemas.alarms import Alarm
+from schemas.audit import AUDIT_SIGNATURE, AuditEntry
 from schemas.dead_letters import Reason
 from schemas.evaluations import EVALUATIONS
 from schemas.events import event_type
@@ -19,10 +20,11 @@ from schemas.examples import EXAMPLES
 from schemas.features import FLOAT32_OVERFLOW, Numeric
 from schemas.labels import Label
 from schemas.manifest import ANNOUNCEMENT_SIGNATURE, Announcement
+from schemas.notices import Notice
 from schemas.pipeline import Pipeline
 from schemas.predictions import Prediction
 from schemas.scored import SCORED
-from schemas.topics import Topic, models_topic
+from schemas.topics import Topic, control_topics
 
 Document = dict[str, Any]
 
@@ -33,6 +35,8 @@ _ARROW_STREAM = "application/vnd.apache.arrow.stream"
 _LIMITS = {"int32": (-(1 << 31), (1 << 31) - 1), "uint16": (0, (1 << 16) - 1)}
 _LIMITS |= {"uint32": (0, (1 << 32) - 1), "int64": (-(1 << 63), (1 << 63) - 1)}
 _WRITTEN_BY_OTHERS = frozenset({"events", "labels"})
+_SIGNED = {"models": ANNOUNCEMENT_SIGNATURE, "audit": AUDIT_SIGNATURE}
+"""The header with the signature of a record."""
 
 
 def documents(pipeline: Pipeline) -> dict[str, Document]:
@@ -47,6 +51,8 @@ def documents(pipeline: Pipeline) -> dict[str, Document]:
         "evaluations": _rows(EVALUATIONS, f"Evaluation of {pipeline.name}"),
         "alarms": _struct(Alarm, f"Alarm of {pipeline.name}"),
         "models": _struct(Announcement, "Announcement of model versions"),
+        "audit": _struct(AuditEntry, "Entry of the audit log"),
+        "alerts": _struct(Notice, "What people are told"),
     }
     return found | {_ASYNCAPI: _asyncapi(pipeline)}
 
@@ -181,7 +187,7 @@ def _value(kind: pa.DataType) -> Document:
 
 def _asyncapi(pipeline: Pipeline) -> Document:
     topics = {topic.name.rpartition(".")[2]: topic for topic in pipeline.topics.all()}
-    topics["models"] = models_topic()
+    topics |= {topic.name.rpartition(".")[2]: topic for topic in control_topics()}
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -248,9 +254,9 @@ def _message(kind: str, topic: Topic) -> Document:
         return message | {"contentType": "application/octet-stream", "headers": schema}
     if kind == "learners":  # read by Tidemill alone: signed, and another with every release
         return message | {"contentType": "application/octet-stream"}
-    if kind == "models":
+    if kind in _SIGNED:
         signature = {"type": "string", "description": "Ed25519; `models.signing` checks it."}
-        headers = {"type": "object", "properties": {ANNOUNCEMENT_SIGNATURE: signature}}
+        headers = {"type": "object", "properties": {_SIGNED[kind]: signature}}
         return message | {"payload": schema, "headers": headers}
     return message | {"payload": schema}
 

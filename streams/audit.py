@@ -16,12 +16,12 @@ from aiokafka.errors import KafkaError, UnknownError
 
 from models.audit import Broken, Chain, Sealed
 from models.signing import Keyring, load_keyring
-from schemas.audit import AuditEntry, decode_entry, entry_digest
+from schemas.audit import AUDIT_SIGNATURE, AuditEntry, decode_entry, entry_digest
 from schemas.errors import KafkaUnavailable, SchemaError, TidemillError
 from schemas.settings import Settings
 from schemas.topics import AUDIT
 from streams.committed import CommittedReader
-from streams.control import AUDIT_SIGNATURE, FENCED, ControlWriter, records_of
+from streams.control import FENCED, ControlWriter, records_of
 from streams.store.client import Client, connect, insert_rows, mapped_errors
 
 log = structlog.get_logger()

@@ -17,7 +17,7 @@ from aiokafka.errors import InvalidProducerEpoch, InvalidTxnState, ProducerFence
 
 from models.audit import seal_entry
 from models.signing import Keyring, load_keyring
-from schemas.audit import FIRST, AuditEntry, decode_entry, entry_digest
+from schemas.audit import AUDIT_SIGNATURE, FIRST, AuditEntry, decode_entry, entry_digest
 from schemas.errors import SchemaError, SetupError
 from schemas.settings import Settings
 from schemas.topics import AUDIT
@@ -28,9 +28,6 @@ TIMEOUT_S = 30.0
 """For each of: connecting, reading a topic, sending."""
 TAIL_OFFSETS = 20
 """How far back the newest entry is looked for first; a transaction takes two offsets."""
-AUDIT_SIGNATURE = "signature"
-"""Kafka header of an audit entry."""
-
 ENTRY_BYTES_MAX = 100_000
 FENCED = (ProducerFenced, InvalidProducerEpoch, InvalidTxnState)
 """What the broker says to a writer after which another one has started."""
