@@ -111,13 +111,14 @@ def write_set(
     sql = selection(pipeline, offsets, as_of_ms=as_of_ms, since_ms=since_ms)
     schema = _schema(pipeline)
     revision_max = 0
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        for batch in _batches(client, sql):
-            if batch.num_rows:
-                revision_max = max(revision_max, int(np.max(batch["revision"].to_numpy())))
-                writer.write_batch(_named(pipeline, batch, schema))
-    # Allocators keep what a set of rows took until they are told that it is over.
-    pa.default_memory_pool().release_unused()
+    try:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            for batch in _batches(client, sql):
+                if batch.num_rows:
+                    revision_max = max(revision_max, int(np.max(batch["revision"].to_numpy())))
+                    writer.write_batch(_named(pipeline, batch, schema))
+    finally:  # allocators keep what a set of rows took until they are told that it is over
+        pa.default_memory_pool().release_unused()
     return RowsSource(
         words=f"examples in the store, offsets of {len(offsets)} partitions",
         sql=sql,
