@@ -8,8 +8,8 @@ from tests.chaos.soak import Series
 HOUR_S = 3600.0
 
 
-def series(values, unit="MiB") -> Series:
-    at_s = np.linspace(0.0, HOUR_S, len(values))
+def series(values, unit="MiB", hours=1.0) -> Series:
+    at_s = np.linspace(0.0, hours * HOUR_S, len(values))
     return Series("x", unit, at_s.tolist(), np.asarray(values, float).tolist())
 
 
@@ -40,11 +40,20 @@ def test_a_warm_up_is_not_growth_and_a_shrinking_one_neither():
     assert not series(noisy(4, slope=-30.0)).grows
 
 
-@pytest.mark.parametrize(("unit", "leak"), [("files", 6.0), ("threads", 12.0)])
-def test_one_more_is_not_growth_but_one_more_with_every_version_is(unit, leak):
-    """By its share of so few, a step of one would be growth."""
-    step, leaky = np.full(720, 40.0), 40.0 + np.floor(np.linspace(0.0, leak, 720))
-    step[480:] += 1
-    assert series(step).grows
-    assert not series(step, unit).grows
-    assert series(leaky, unit).grows
+def test_a_step_that_stays_is_not_growth_and_steps_that_go_on_are():
+    """An allocator takes 3 MiB near the end and keeps them; or a little with every version."""
+    once, often = np.full(720, 152.0), 152.0 + 1.5 * np.floor(np.linspace(0.0, 6.0, 720))
+    once[610:] += 3.0
+    assert not series(once).grows
+    assert series(often).grows
+
+
+@pytest.mark.parametrize(("unit", "leak"), [("files", 7.0), ("threads", 14.0)])
+def test_one_or_two_more_are_not_growth_but_one_more_with_every_version_is(unit, leak):
+    """By its share of so few, two steps of one would be growth."""
+    steps, leaky = np.full(720, 40.0), 40.0 + np.floor(np.linspace(0.0, leak, 720))
+    steps[430:] += 1
+    steps[570:] += 1
+    assert series(steps, hours=1.25).grows
+    assert not series(steps, unit, hours=1.25).grows
+    assert series(leaky, unit, hours=1.25).grows
