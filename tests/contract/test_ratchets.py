@@ -37,7 +37,7 @@ PUBLIC = {
     "alert_settings": "AlertSettings check_alert_settings",
     "alerts": "AlertRule Severity alert alert_problems no_alert",
     "alarms": "Alarm DETECTORS decode_alarm encode_alarm",
-    "audit": "AuditEntry FIRST decode_entry encode_entry entry_digest",
+    "audit": "AUDIT_SIGNATURE AuditEntry FIRST decode_entry encode_entry entry_digest",
     "arrow": "columns_with_nulls read_batch spare_pandas write_batch write_batches",
     "dead_letters": "DeadLetter Reason read_dead_letter",
     "drift": "Drift FALSE_ALARM_EVERY_MAX FALSE_ALARM_EVERY_MIN SETTLE_EXAMPLES_MAX drift "
