@@ -31,9 +31,10 @@ from streams.metrics.endpoint import Endpoint
 from streams.standing import Standing
 from streams.telemetry import Reporter, configure_logging
 from streams.tracing import Tracer, open_tracer
-from streams.transport import preflight
+from streams.transport import connection, preflight
 from streams.transport.app import build_app
 from streams.transport.driver import attach_stage
+from streams.transport.stage import crash
 
 if TYPE_CHECKING:
     from streams.transport.commit import GroupCommit
@@ -60,6 +61,7 @@ def run_worker(role: Role, reference: str, settings: Settings, *, name: str) -> 
     configure_logging(settings.log_format, worker=name)
     pipeline = load_pipeline(reference)
     reporter = Reporter(settings.run_folder, name, role, pipeline.name)
+    connection.install()
     try:
         with (
             Endpoint(reporter, settings),
@@ -121,6 +123,7 @@ async def _work(
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 0.25)
             standing.look(app)
+            _end_if_lost(app.consumer)
         for task in tasks:
             if task.done():
                 task.result()
@@ -132,6 +135,12 @@ async def _work(
             task.cancel()
         await close()
     return 0
+
+
+def _end_if_lost(consumer: Any) -> None:
+    """A consumer whose background task has failed neither fetches nor joins again, in silence."""
+    if failure := consumer.failure():
+        crash("following the consumer group", failure)
 
 
 Built = tuple[faust.App, list[Coroutine[Any, Any, None]], Callable[[], Awaitable[None]]]

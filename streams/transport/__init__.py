@@ -11,6 +11,7 @@ are. Ordinary topics keep working in the same app.
 * `consumer.py`   hands drains to agents, keeps the book of what is in flight, survives rebalances
 * `driver.py`     plugs both into an app: `batch_topic`, `install`
 * `wire.py`       two Kafka requests that aiokafka lacks (fenced transactional commit, stable fetch)
+* `connection.py` what uvloop says of a closed connection, in aiokafka's words
 * `commit.py`     group commit: outputs and offsets of many partitions in one fenced transaction
 * `preflight.py`  waits for Kafka and checks every right before a worker starts
 * `administration.py`  creates topics

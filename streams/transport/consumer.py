@@ -150,6 +150,10 @@ class Consumer(driver.Consumer):
         """See `ConsumerThread.backlog`."""
         return self._thread.backlog(tp)
 
+    def failure(self) -> BaseException | None:
+        """See `ConsumerThread.failure`."""
+        return self._thread.failure()
+
     def _hand_out(
         self, runs: list[Run], generation: int, asked_ns: int = 0
     ) -> tuple[TP, DrainMessage]:

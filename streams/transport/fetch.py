@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from aiokafka.client import ConnectionGroup
 from aiokafka.consumer.fetcher import FetchResult
@@ -259,6 +259,24 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             if found:
                 taken[tp] = found
         return taken
+
+    def failure(self) -> BaseException | None:
+        """What ended one of aiokafka's background tasks, or what its coordinator waits with.
+
+        aiokafka raises it from its own ``getmany``, which nobody calls here. Until somebody has
+        asked, its coordinator neither joins the group again nor says anything. Safe to call from
+        any thread.
+        """
+        consumer = self._consumer
+        if consumer is None or consumer._closed:
+            return None
+        coordinator = consumer._coordinator
+        if (waiting := coordinator._pending_exception) is not None:
+            return cast("BaseException", waiting)
+        for task in (coordinator._coordination_task, consumer._fetcher.error_future):
+            if task.done() and not task.cancelled() and (ended := task.exception()):
+                return cast("BaseException", ended)
+        return None
 
     async def membership(self) -> Membership:
         """This worker's place in the group right now."""

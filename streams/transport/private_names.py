@@ -11,6 +11,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer import fetcher, group_coordinator, subscription_state
 from aiokafka.producer import message_accumulator, sender
 from faust.tables import TableManager
@@ -24,7 +25,7 @@ _ATTRIBUTES: list[tuple[Any, tuple[str, ...]]] = [
     (fetcher, ("FetchResult", "READ_COMMITTED")),
     (fetcher.FetchResult, ("check_assignment", "has_more", "_update_position", "getall")),
     (fetcher.PartitionRecords, ("_consume_aborted_up_to", "_contains_abort_marker")),
-    (fetcher.Fetcher, ("_create_fetch_waiter", "_notify", "fetched_records")),
+    (fetcher.Fetcher, ("_create_fetch_waiter", "_notify", "fetched_records", "error_future")),
     (
         group_coordinator.GroupCoordinator,
         ("ensure_coordinator_known", "coordinator_dead", "_send_req"),
@@ -32,6 +33,7 @@ _ATTRIBUTES: list[tuple[Any, tuple[str, ...]]] = [
     (sender, ("BACKOFF_OVERRIDE", "TxnOffsetCommitHandler", "CoordinationType")),
     (sender.Sender, ("_do_txn_offset_commit", "_find_coordinator")),
     (sender.TxnOffsetCommitHandler, ("create_request", "handle_response")),
+    (AIOKafkaConnection, ("send", "_send_sasl_token")),
     (AIOKafkaProducer, ("create_batch", "send_batch", "send_offsets_to_transaction")),
     (
         faust_consumer.Consumer,
@@ -63,6 +65,10 @@ _SOURCES: list[tuple[Any, tuple[str, ...]]] = [
     (AIOKafkaConsumer, ("self._fetch_max_wait_ms", "self._fetch_min_bytes", "self._fetcher")),
     (AIOKafkaConsumer, ("self._isolation_level", "self._coordinator", "self._client")),
     (AIOKafkaConsumer, ("self._subscription", "self._closed")),
+    (
+        group_coordinator.GroupCoordinator,
+        ("self._pending_exception", "self._coordination_task"),
+    ),
     (AIOKafkaClient, ("self._md_update_fut", "def force_metadata_update")),
     (subscription_state.TopicPartitionState, ("self.lso", "self._position")),
     (AIOKafkaProducer, ("self._sender", "self._txn_manager")),

@@ -3,15 +3,20 @@
 import asyncio
 
 import pytest
+import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import IllegalGenerationError, KafkaError
+from aiokafka.conn import create_conn
+from aiokafka.errors import IllegalGenerationError, KafkaConnectionError, KafkaError
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.group import HeartbeatRequest
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import OffsetAndMetadata
 from kafka import KafkaAdminClient
 
 from schemas.errors import PreflightError
 from schemas.settings import Settings
 from schemas.topics import Topic
-from streams.transport import preflight
+from streams.transport import connection, preflight
 from streams.transport.app import build_app
 from streams.transport.commit import GroupCommit, Outgoing
 from streams.transport.driver import batch_topic
@@ -125,6 +130,67 @@ async def test_a_leader_that_could_not_look_topics_up_assigns_again(kafka, kafka
         await until(lambda: worker.copied == 800, what="copied again")
     assert len(refused) > 2
     assert worker.failures == []
+
+
+def test_a_connection_closed_by_the_broker_is_its_own_error_on_uvloop(kafka):
+    """
+    Goal: a request in the very turn of the loop in which the broker is gone is refused as any other.
+
+    Method: one in each turn after the end, because the one that matters comes before aiokafka has
+    noticed. uvloop's error would end the fetching for good.
+    """
+    connection.install()
+
+    async def refusals() -> list[Exception]:
+        host, port = kafka.split(":")
+        made, found = await create_conn(host, int(port)), []
+        made._writer.transport.abort()
+        for _ in range(20):
+            try:
+                made.send(MetadataRequest([])).close()
+            except Exception as error:
+                found.append(error)
+            await asyncio.sleep(0)
+        return found
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        found = runner.run(refusals())
+    assert {type(error) for error in found} == {KafkaConnectionError}
+    assert "the handler is closed" in str(found[0])
+
+
+@pytest.mark.parametrize("what", ["fetching", "coordinating"])
+async def test_a_consumer_that_has_failed_says_so(kafka, kafka_settings, unique, what):
+    """aiokafka's background tasks tell their end to who calls its `getmany`, and here nobody does:
+    the worker must ask, or it runs on without a record or a group."""
+    source, target, group = unique("in"), unique("out"), unique("group")
+    make_topics(kafka_settings, source, target)
+    worker = CopyWorker(kafka_settings, group=group, source=source, target=target, name=unique("w"))
+    async with running(worker):
+        await produce(kafka, source, numbers(40))
+        await until(lambda: worker.copied == 40, what="all copied")
+        consumer = worker.app.consumer
+        assert consumer.failure() is None
+        client = consumer._thread._consumer._client
+        send, wanted = client.send, HeartbeatRequest if what == "coordinating" else FetchRequest
+
+        async def sends(node, request, **options):
+            if isinstance(request, wanted):
+                raise TypeError(f"{what} has failed")
+            return await send(node, request, **options)
+
+        client.send = sends
+        await until(lambda: consumer.failure() is not None, what="the failure")
+        client.send = send
+        failure, fetcher = consumer.failure(), consumer._thread._consumer._fetcher
+        if what == "fetching":
+            failure = failure.__cause__
+
+            async def fetches_again() -> None:  # or it could not be stopped in good order
+                fetcher._fetch_task = asyncio.create_task(fetcher._fetch_requests_routine())
+
+            await consumer._thread.call_thread(fetches_again)
+        assert str(failure) == f"{what} has failed"
 
 
 async def _trickle(kafka, topic, values, *, step=200):

@@ -14,10 +14,13 @@ from confluent_kafka import Consumer, Producer
 
 from streams.committed import committed
 from streams.reconcile import land_group
+from streams.rights import rights
 from streams.store.client import connect
 from streams.store.recorded_range import decode_pending
 from streams.telemetry import read_reports
+from streams.transport.authorization import set_rights
 from tests.doors.conftest import NAME, Vault, wait_for
+from tests.doors.secured import ADMIN
 
 WORKERS = ("score", "join", "learn", "land")
 EVENTS = 200
@@ -25,7 +28,7 @@ PASSENGERS = 20
 
 
 @contextmanager
-def running(vault: Vault, *roles: str) -> Iterator[None]:
+def running(vault: Vault, *roles: str) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Workers of these roles, each with its own user; running when entered."""
     with ExitStack() as stack:
         processes = {role: stack.enter_context(_worker(vault, role)) for role in roles}
@@ -34,10 +37,11 @@ def running(vault: Vault, *roles: str) -> Iterator[None]:
             for role, process in processes.items():
                 assert process.poll() is None, log(vault, role).read_text()
             reports = read_reports(vault.base.run_folder)
-            return set(roles) <= {r.role for r in reports if r.state == "running"}
+            up = {r.pid for r in reports if r.state == "running" and r.partitions}
+            return {process.pid for process in processes.values()} <= up
 
         wait_for("running workers", ready)
-        yield
+        yield processes
 
 
 @contextmanager
@@ -143,3 +147,22 @@ def test_no_password_is_in_any_log(travelled: Vault) -> None:
         if file.is_file():
             content = file.read_bytes()
             assert not [p for p in passwords if p in content], file
+
+
+def test_a_worker_whose_right_is_withdrawn_ends_and_one_with_it_goes_on(travelled: Vault) -> None:
+    """
+    Goal: what the group's coordinator refuses for good ends the worker, with the reason.
+
+    aiokafka tells whoever asks for it, and until then its coordinator waits: such a worker said
+    that it ran, kept its partitions in its report and did nothing.
+    """
+    group = [r for r in rights(travelled.pipeline, "land") if r.resource == "GROUP"]
+    with running(travelled, "land") as workers:
+        set_rights(travelled.as_(ADMIN), grant=[], revoke=group)
+        try:
+            assert workers["land"].wait(60) != 0
+        finally:
+            set_rights(travelled.as_(ADMIN), grant=group, revoke=[])
+    assert "GroupAuthorizationFailedError" in log(travelled, "land").read_text()
+    with running(travelled, "land"):
+        pass  # it goes on where it was
