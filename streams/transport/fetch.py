@@ -268,12 +268,17 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         any thread.
         """
         consumer = self._consumer
-        if consumer is None or consumer._closed:
-            return None
+        if consumer is None or consumer._closed or consumer._coordinator is None:
+            return None  # it has not started yet, or is stopped
         coordinator = consumer._coordinator
         if (waiting := coordinator._pending_exception) is not None:
             return cast("BaseException", waiting)
-        for task in (coordinator._coordination_task, consumer._fetcher.error_future):
+        tasks = (
+            coordinator._coordination_task,
+            consumer._fetcher.error_future,
+            consumer._client._sync_task,  # who leads a partition is never known again without it
+        )
+        for task in tasks:
             if task.done() and not task.cancelled() and (ended := task.exception()):
                 return cast("BaseException", ended)
         return None

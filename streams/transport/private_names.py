@@ -69,7 +69,7 @@ _SOURCES: list[tuple[Any, tuple[str, ...]]] = [
         group_coordinator.GroupCoordinator,
         ("self._pending_exception", "self._coordination_task"),
     ),
-    (AIOKafkaClient, ("self._md_update_fut", "def force_metadata_update")),
+    (AIOKafkaClient, ("self._sync_task", "self._md_update_fut", "def force_metadata_update")),
     (subscription_state.TopicPartitionState, ("self.lso", "self._position")),
     (AIOKafkaProducer, ("self._sender", "self._txn_manager")),
     (message_accumulator.BatchBuilder, ("self._builder.append(", "self._relative_offset += 1")),

@@ -159,7 +159,7 @@ def test_a_connection_closed_by_the_broker_is_its_own_error_on_uvloop(kafka):
     assert "the handler is closed" in str(found[0])
 
 
-@pytest.mark.parametrize("what", ["fetching", "coordinating"])
+@pytest.mark.parametrize("what", ["fetching", "coordinating", "looking up"])
 async def test_a_consumer_that_has_failed_says_so(kafka, kafka_settings, unique, what):
     """aiokafka's background tasks tell their end to who calls its `getmany`, and here nobody does:
     the worker must ask, or it runs on without a record or a group."""
@@ -171,7 +171,7 @@ async def test_a_consumer_that_has_failed_says_so(kafka, kafka_settings, unique,
         await until(lambda: worker.copied == 40, what="all copied")
         consumer = worker.app.consumer
         assert consumer.failure() is None
-        client = consumer._thread._consumer._client
+        client, fetcher = consumer._thread._consumer._client, consumer._thread._consumer._fetcher
         send, wanted = client.send, HeartbeatRequest if what == "coordinating" else FetchRequest
 
         async def sends(node, request, **options):
@@ -179,18 +179,29 @@ async def test_a_consumer_that_has_failed_says_so(kafka, kafka_settings, unique,
                 raise TypeError(f"{what} has failed")
             return await send(node, request, **options)
 
-        client.send = sends
-        await until(lambda: consumer.failure() is not None, what="the failure")
-        client.send = send
-        failure, fetcher = consumer.failure(), consumer._thread._consumer._fetcher
-        if what == "fetching":
-            failure = failure.__cause__
+        async def cannot(*_arguments) -> bool:
+            raise TypeError(f"{what} has failed")
 
-            async def fetches_again() -> None:  # or it could not be stopped in good order
+        async def looks_up() -> None:
+            client.force_metadata_update()
+
+        async def goes_on() -> None:  # or it could not be stopped in good order
+            if what == "fetching":
                 fetcher._fetch_task = asyncio.create_task(fetcher._fetch_requests_routine())
+            if what == "looking up":
+                client._sync_task = asyncio.create_task(client._md_synchronizer())
 
-            await consumer._thread.call_thread(fetches_again)
-        assert str(failure) == f"{what} has failed"
+        look_up = client._metadata_update
+        if what == "looking up":
+            client._metadata_update = cannot
+            await consumer._thread.call_thread(looks_up)
+        else:
+            client.send = sends
+        await until(lambda: consumer.failure() is not None, what="the failure")
+        failure = consumer.failure()
+        client.send, client._metadata_update = send, look_up
+        await consumer._thread.call_thread(goes_on)
+        assert f"{what} has failed" in {str(failure), str(failure.__cause__)}
 
 
 async def _trickle(kafka, topic, values, *, step=200):
