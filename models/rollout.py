@@ -10,7 +10,7 @@
 | hold, release | stays | stays; automation may not, or may again, change it |
 
 All of it is pure: no clock, no broker. What a person may do and automation may not is in
-`streams.promotion`.
+`streams.rollout.promotion`.
 """
 
 import hashlib

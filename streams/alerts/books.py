@@ -14,8 +14,8 @@ from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from streams.alerts.core import Key, Reading
 from streams.alerts.readings import short
-from streams.checked import Checked
-from streams.permanent_check import ROWS_MIN, check_round
+from streams.books.checked import Checked
+from streams.books.permanent_check import ROWS_MIN, check_round
 from streams.store.client import Client, connect, insert_rows, mapped_errors
 from streams.telemetry import Reporter
 
@@ -37,7 +37,7 @@ RECONCILIATIONS: Final = pa.schema(
         pa.field("cursor", pa.utf8(), nullable=False),
     ]
 )
-"""Fields as in `streams.permanent_check.Checked`; ``findings`` and ``cursor`` are JSON."""
+"""Fields as in `streams.books.permanent_check.Checked`; ``findings`` and ``cursor`` are JSON."""
 
 _NEWEST: Final = """\
 SELECT toUnixTimestamp64Milli(at), exact, toUnixTimestamp64Milli(exact_at), events, labels, missing,

@@ -13,7 +13,7 @@ from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from streams.alerts.core import Asked, Key, Reading
 from streams.alerts.questions import question
-from streams.lag import Behind, LagReader
+from streams.books.lag import Behind, LagReader
 from streams.store.asking import Asker
 from streams.telemetry import REPORT_AGE_S_MAX, read_reports
 

@@ -28,8 +28,8 @@ from streams.bench.histogram import histogram, quantiles
 from streams.bench.result import Goal, Result
 from streams.bench.sampling import Sampler, Window
 from streams.bench.stand import Stand
-from streams.learn import TEACHING
 from streams.replay import Encoder
+from streams.workers.learn import TEACHING
 
 RATES = (500, 2_000)
 """Events per second, and labels as many."""

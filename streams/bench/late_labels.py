@@ -32,12 +32,12 @@ from schemas.loading import load_pipeline
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from streams.bench.delayed import ANCHORS, Anchor, by_river, journal, messages_of, rows_of
+from streams.books.committed import CommittedReader
 from streams.cli.console import console, print_json
-from streams.committed import CommittedReader
-from streams.learn import ExampleReader
 from streams.local.child import ChildProcess
 from streams.local.kafka import EmbeddedKafka
 from streams.transport.administration import create_topics
+from streams.workers.learn import ExampleReader
 
 LIMIT_S: Final = 600.0
 """For all learners together; a minute on two cores that others use as well."""

@@ -14,7 +14,7 @@ from schemas.pipeline import Pipeline, label, numeric, online
 from streams.bench import report
 from streams.bench.result import Goal, Result
 from streams.cli.console import console, print_json
-from streams.learn import ExampleReader
+from streams.workers.learn import ExampleReader
 
 FEATURES = 20
 MESSAGE_ROWS = 500

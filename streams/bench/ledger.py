@@ -22,13 +22,13 @@ from schemas.scored import SCORED
 from schemas.settings import Settings
 from streams.bench.result import Goal, Result
 from streams.cli.console import console, print_json
-from streams.join import Joiner
 from streams.ledger.columns import NO_LABELS
 from streams.ledger.core import Ledger
 from streams.ledger.dump import digest, dump, load
 from streams.ledger.rules import Rules
 from streams.telemetry import Reporter
 from streams.transport.records import Run
+from streams.workers.join import Joiner
 
 NUMBERS = 24
 MESSAGE_ROWS = 4_096

@@ -11,11 +11,11 @@ import msgspec
 import psutil
 
 from models.registry import open_registry
-from streams.announce import announce
 from streams.bench.result import Goal, Result
 from streams.bench.stand import PIPELINE, Stand
+from streams.control.announce import announce
+from streams.decisions.rescoring import Rescoring
 from streams.replay import Pace, Replay
-from streams.rescoring import Rescoring
 
 VERSIONS = 3
 RATE_PER_S = 5_000

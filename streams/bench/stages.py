@@ -25,10 +25,10 @@ from schemas.settings import Settings
 from streams.bench.result import Result
 from streams.replay import Encoder as Replayed
 from streams.replay import history_slice
-from streams.score import Scorer
 from streams.telemetry import Reporter
 from streams.transport.commit import BATCH_BYTES_MAX, Outgoing, fill
 from streams.transport.records import Run
+from streams.workers.score import Scorer
 
 ROWS = (1, 4, 32, 256, 8192)
 """Events of one drain, spread over `PARTITIONS` where there are as many."""

@@ -21,11 +21,11 @@ from schemas.loading import load_pipeline
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from schemas.topics import Topic, control_topics
-from streams.announce import announce
 from streams.bench import reading
 from streams.bench.rivals.request import Request, environment
 from streams.bench.sampling import Race, Sampler
 from streams.cli.training import Made
+from streams.control.announce import announce
 from streams.local.child import ChildProcess
 from streams.local.ports import free_port
 from streams.local.tree import LocalStack

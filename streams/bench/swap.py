@@ -17,11 +17,11 @@ import pyarrow as pa
 
 from models.registry import open_registry
 from schemas.scored import read_scored
-from streams.announce import announce
 from streams.bench.result import Goal, Result
 from streams.bench.sampling import Sampler
 from streams.bench.stand import PIPELINE, Stand
-from streams.committed import CommittedReader
+from streams.books.committed import CommittedReader
+from streams.control.announce import announce
 from streams.replay import Pace, Replay
 
 WORKERS = 3

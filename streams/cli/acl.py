@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streams.cli.console import console, print_json, running_if_any
-from streams.rights import ROLES
+from streams.control.rights import ROLES
 
 if TYPE_CHECKING:
-    from streams.rights import Right
+    from streams.control.rights import Right
 
 
 @click.command("acl")
@@ -39,7 +39,7 @@ def command(
       tidemill acl flights --role reader --principal User:anna --apply
     """  # noqa: D301
     from schemas.loading import load_pipeline
-    from streams.rights import rights
+    from streams.control.rights import rights
 
     if principal and len(role) != 1:
         raise click.UsageError("--principal is for one --role")
@@ -71,7 +71,7 @@ def command(
 
 def _apply(pipeline: str, wanted: "list[Right]", *, revoke: bool) -> "dict[str, list[Right]]":
     from schemas.topics import audit_topic
-    from streams.audit import append
+    from streams.control.audit import append
     from streams.transport.administration import create_topics
     from streams.transport.authorization import present_rights, set_rights
 

@@ -108,7 +108,7 @@ def silence(pipeline: str | None, rule: str | None, lasting: str, reason: str, i
       tidemill alerts silence --end 3f9c01aa
     """  # noqa: D301
     from streams.alerts.keeping import ended, insert_silence, read_silences
-    from streams.audit import note
+    from streams.control.audit import note
     from streams.store.client import connect
 
     now_ms = _now_ms()

@@ -34,7 +34,7 @@ def list_entries(last: int, as_json: bool) -> None:
 
     from schemas.audit import decode_entry
     from schemas.errors import SchemaError
-    from streams.audit import read_sealed
+    from streams.control.audit import read_sealed
 
     settings, _stack = running_if_any()
     shown = []
@@ -75,7 +75,7 @@ def verify_log(as_json: bool) -> None:
 
     import msgspec
 
-    from streams.audit import verify
+    from streams.control.audit import verify
 
     settings, _stack = running_if_any()
     found = verify(settings)

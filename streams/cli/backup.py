@@ -21,7 +21,7 @@ def command(folder: Path, with_key: bool) -> None:
     """  # noqa: D301
     import time
 
-    from streams.backup import make_backup
+    from streams.protection.backup import make_backup
 
     settings = running()
     with step(f"backup in {folder}") as say:

@@ -32,8 +32,8 @@ def command(pipeline: str, ranks: int, name: str) -> None:
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     settings = running()
     from schemas.loading import load_pipeline
-    from streams.delivery import Delivery
     from streams.metrics.endpoint import Endpoint
+    from streams.rollout.delivery import Delivery
     from streams.telemetry import Reporter, configure_logging
 
     declared = load_pipeline(pipeline)

@@ -51,7 +51,7 @@ def command(
     if not key or receipt is None:
         raise click.UsageError("--key and --receipt are needed, or --check")
     from schemas.loading import load_pipeline
-    from streams.erasure import erase
+    from streams.protection.erasure import erase
 
     declared, settings = load_pipeline(pipeline), running()
     # Before anything is gone: the receipt must have a place.
@@ -103,7 +103,7 @@ def _print(signed: "SignedReceipt") -> None:
 def _check(path: Path) -> None:
     from models.signing import load_keyring
     from schemas.receipts import decode_signed_receipt
-    from streams.erasure import check_receipt
+    from streams.protection.erasure import check_receipt
 
     settings, _stack = running_if_any()
     keyring = load_keyring(settings.signing_key_file, settings.trusted_keys)

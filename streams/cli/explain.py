@@ -7,7 +7,7 @@ import click
 from streams.cli.console import console, print_json, running
 
 if TYPE_CHECKING:
-    from streams.explaining import Explanation
+    from streams.decisions.explaining import Explanation
 
 BAR_CELLS = 24
 """Of the largest contribution."""
@@ -31,7 +31,7 @@ def command(pipeline: str, event_id: str, top: int, as_json: bool) -> None:
       tidemill explain flights --id 2013-02-12-UA1018-EWR-0525
     """  # noqa: D301
     from schemas.loading import load_pipeline
-    from streams.explaining import explain
+    from streams.decisions.explaining import explain
     from streams.store.client import connect
 
     settings = running()

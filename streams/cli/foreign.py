@@ -37,7 +37,7 @@ def import_model(pipeline: str, model: Path, about: Path, as_json: bool) -> None
     """  # noqa: D301
     from streams.cli.named import Named
     from streams.cli.train import print_result, progress_shown, serving_now, store_if_any
-    from streams.retraining import new_job, only_training, run_job, write_job, write_rows
+    from streams.rollout.retraining import new_job, only_training, run_job, write_job, write_rows
 
     if model.suffix not in {".onnx", ".safetensors"}:
         raise click.UsageError(f"{model} is neither .onnx nor .safetensors")

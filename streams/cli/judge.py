@@ -38,8 +38,8 @@ def command(pipeline: str, once: bool, **limits: float | None) -> None:
 
     from models.judge import JudgePolicy
     from schemas.loading import load_pipeline
-    from streams.judging import Judging
     from streams.metrics.endpoint import Endpoint
+    from streams.rollout.judging import Judging
     from streams.telemetry import Reporter, configure_logging
 
     settings = running()

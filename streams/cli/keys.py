@@ -118,7 +118,7 @@ def _record(
     settings: "Settings", action: str, key: str, *, before: object, after: object, reason: str
 ) -> None:
     """In the audit log, where there is a broker: keys may be made before anything else is."""
-    from streams.audit import note
+    from streams.control.audit import note
 
     what = {"action": action, "subject": key, "reason": reason}
     if why := note(settings, **what, at_ms=_now_ms(), before=before, after=after):

@@ -116,7 +116,7 @@ def promote(pipeline: str, version: str, force: bool, reason: str) -> None:
       tidemill models promote flights 54464d902222
       tidemill models promote flights 54464d902222 --force --reason "back to what worked"
     """  # noqa: D301
-    from streams.promotion import promote as promote_version
+    from streams.rollout.promotion import promote as promote_version
 
     if force and not reason:
         raise click.UsageError("--force needs a --reason: it is kept with the decision")
@@ -146,7 +146,7 @@ def try_version(pipeline: str, version: str, force: bool, reason: str) -> None:
     Example:
       tidemill models try flights 54464d902222
     """  # noqa: D301
-    from streams.promotion import try_out
+    from streams.rollout.promotion import try_out
 
     if force and not reason:
         raise click.UsageError("--force needs a --reason: it is kept with the decision")
@@ -215,8 +215,8 @@ def prune(pipeline: str, days: int, dry_run: bool) -> None:
       tidemill models prune flights --dry-run
     """  # noqa: D301
     from models.registry import open_registry
-    from streams.audit import note
-    from streams.promotion import garbage, in_use, referenced
+    from streams.control.audit import note
+    from streams.rollout.promotion import garbage, in_use, referenced
 
     settings = running()
     _, name = _place(pipeline)
@@ -240,7 +240,7 @@ def prune(pipeline: str, days: int, dry_run: bool) -> None:
 
 def _steer(pipeline: str, action: str, reason: str) -> None:
     from models import rollout
-    from streams.promotion import existing, steer
+    from streams.rollout.promotion import existing, steer
 
     settings = running()
     _, name = _place(pipeline)
@@ -267,7 +267,7 @@ def _place(pipeline: str) -> "tuple[Settings, str]":
 def _serving(settings: "Settings", pipeline: str) -> "Announcement | None":
     """What serves, as far as anybody here can tell."""
     from schemas.errors import PreflightError
-    from streams.announce import champion
+    from streams.control.announce import champion
 
     if not settings.kafka:
         return None

@@ -14,8 +14,8 @@ from streams.cli.reference import PIPELINE
 if TYPE_CHECKING:
     from schemas.pipeline import Pipeline
     from schemas.settings import Settings
-    from streams.balance import LedgerBooks
-    from streams.reconcile import Reconciliation
+    from streams.books.balance import LedgerBooks
+    from streams.books.reconcile import Reconciliation
 
 POLL_S = 0.5
 
@@ -67,7 +67,7 @@ def _builtins(book: "Reconciliation") -> dict[str, Any]:
 def run_reconcile(pipeline: "Pipeline", settings: "Settings") -> "Reconciliation":
     """Do it, with a line that says what is being read."""
     from schemas.arrow import spare_pandas
-    from streams.reconcile import StoreRows, reconcile
+    from streams.books.reconcile import StoreRows, reconcile
     from streams.store.client import connect
 
     spare_pandas()

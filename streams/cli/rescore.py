@@ -26,7 +26,7 @@ def command(pipeline: str, from_offset: int, to_offset: int | None, as_json: boo
       tidemill rescore flights --from-offset 1000 --to-offset 1999
     """  # noqa: D301
     from schemas.loading import load_pipeline
-    from streams.rescoring import Rescoring
+    from streams.decisions.rescoring import Rescoring
 
     settings = running()
     rescoring = Rescoring(load_pipeline(pipeline), settings)

@@ -24,8 +24,8 @@ def command(folder: Path, replace: bool) -> None:
     import asyncio
 
     from schemas.loading import load_pipeline
-    from streams.backup import read_backup, restore_files, restore_store, rewind_landers
     from streams.local.tree import LocalStack
+    from streams.protection.backup import read_backup, restore_files, restore_store, rewind_landers
 
     with step("every file is what it was"):
         found = read_backup(folder)

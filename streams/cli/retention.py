@@ -82,7 +82,7 @@ def _compared(pipeline: "Pipeline", settings: "Settings") -> list[dict[str, str]
 
 def _apply(pipeline: "Pipeline", settings: "Settings", rows: list[dict[str, str]]) -> None:
     from schemas.topics import control_topics
-    from streams.audit import append
+    from streams.control.audit import append
     from streams.store.client import connect
     from streams.store.expiry import set_days
     from streams.transport.administration import retention_ms, set_retention_ms

@@ -75,7 +75,7 @@ def _clocks(settings: "Settings") -> str:
 
 
 def _kafka(settings: "Settings") -> str:
-    from streams.committed import CommittedReader
+    from streams.books.committed import CommittedReader
 
     async def reach() -> None:
         async with CommittedReader(settings, deadline_s=DEADLINE_S):
@@ -88,7 +88,7 @@ def _kafka(settings: "Settings") -> str:
 def _topics(settings: "Settings", reference: str) -> str:
     from schemas.errors import PreflightError
     from schemas.loading import load_pipeline
-    from streams.committed import CommittedReader
+    from streams.books.committed import CommittedReader
 
     pipeline = load_pipeline(reference)
 
@@ -110,7 +110,7 @@ def _model(settings: "Settings", reference: str) -> str:
     from models.registry import open_registry
     from schemas.errors import ModelError
     from schemas.loading import load_pipeline
-    from streams.announce import champion
+    from streams.control.announce import champion
 
     name = load_pipeline(reference).name
     announced = asyncio.run(champion(settings, name))

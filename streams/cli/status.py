@@ -155,14 +155,14 @@ async def _trend(
 
 
 async def _reach(settings: "Settings") -> None:
-    from streams.committed import CommittedReader
+    from streams.books.committed import CommittedReader
 
     async with CommittedReader(settings, deadline_s=DEADLINE_S):
         return
 
 
 async def _model(settings: "Settings", pipeline: str) -> dict[str, Any] | None:
-    from streams.announce import champion
+    from streams.control.announce import champion
 
     announced = await champion(settings, pipeline)
     if announced is None:
@@ -176,8 +176,8 @@ async def _model(settings: "Settings", pipeline: str) -> dict[str, Any] | None:
 
 async def _ledger(settings: "Settings", pipeline: "Pipeline") -> dict[str, Any]:
     """The counts of the label ledgers, as their offset commits carry them, and the coverage."""
-    from streams.balance import coverage, join_group, pointers, total
-    from streams.committed import committed
+    from streams.books.balance import coverage, join_group, pointers, total
+    from streams.books.committed import committed
 
     found = await committed(settings, join_group(pipeline.name), deadline_s=DEADLINE_S)
     counts = total(pointers(pipeline.topics.scored.name, found).values())
@@ -186,7 +186,7 @@ async def _ledger(settings: "Settings", pipeline: "Pipeline") -> dict[str, Any]:
 
 async def _lag(settings: "Settings", pipeline: "Pipeline") -> dict[str, int]:
     """Records that each group has still before it, over its topics."""
-    from streams.lag import LagReader
+    from streams.books.lag import LagReader
 
     async with LagReader(settings, deadline_s=DEADLINE_S) as reader:
         return {

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from schemas.settings import Settings
-    from streams.committed import Record
+    from streams.books.committed import Record
 
 KINDS = (
     "predictions",
@@ -83,7 +83,7 @@ def _topic(topic: str, reference: str) -> tuple[str, str]:
 async def _tail(
     settings: "Settings", topic: str, number: int, follow: bool, emit: Callable[["Record"], None]
 ) -> None:
-    from streams.committed import CommittedReader, Span
+    from streams.books.committed import CommittedReader, Span
 
     async with CommittedReader(settings) as reader:
         newest: deque[Record] = deque(maxlen=max(1, number))

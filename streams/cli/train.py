@@ -84,8 +84,8 @@ def command(  # noqa: PLR0917  # click passes by name
     import msgspec
 
     from schemas.training import Recipe
-    from streams import retraining as jobs
     from streams.cli.named import Named
+    from streams.rollout import retraining as jobs
 
     settings, _stack = running_if_any()
     named = Named.load(pipeline)
@@ -127,7 +127,7 @@ def command(  # noqa: PLR0917  # click passes by name
 def serving_now(settings: "Settings", pipeline: str) -> "Announcement | None":
     """What serves; nothing if there is no broker to ask."""
     from schemas.errors import PreflightError
-    from streams.announce import champion
+    from streams.control.announce import champion
 
     if not settings.kafka:
         console().print("[dim]no broker is known here: the version is compared with nothing[/dim]")
@@ -155,7 +155,7 @@ def store_if_any(settings: "Settings") -> "Client | None":
 
 
 def _promoted(settings: "Settings", name: str, result: "RunResult") -> "Announcement":
-    from streams.promotion import promote
+    from streams.rollout.promotion import promote
 
     return promote(settings, name, result.version, now_ms=_now_ms())
 
@@ -163,7 +163,7 @@ def _promoted(settings: "Settings", name: str, result: "RunResult") -> "Announce
 @contextmanager
 def progress_shown(name: str, *, quiet: bool) -> "Iterator[Show]":
     """Yields what shows a line: a bar for people, lines for files, nothing for programs."""
-    from streams.retraining import in_words
+    from streams.rollout.retraining import in_words
 
     if quiet:
         yield lambda _line: None

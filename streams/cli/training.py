@@ -51,7 +51,7 @@ def first_model(settings: Settings, item: Named, early: "ChildProcess | None") -
     Raises:
         ModelError: the training failed; the message ends with its last words.
     """
-    from streams.announce import announce
+    from streams.control.announce import announce
 
     if early is None and _served(settings, item):
         return
@@ -85,7 +85,7 @@ def _served(settings: Settings, item: Named) -> bool:
     """
     import fsspec
 
-    from streams.announce import champion
+    from streams.control.announce import champion
 
     name = item.pipeline.name
     announced = asyncio.run(champion(settings, name))

@@ -43,7 +43,7 @@ def command(role: str, pipeline: str, name: str) -> None:
 
     spare_pandas()
     from schemas.loading import load_pipeline
-    from streams.worker import run_worker
+    from streams.workers.process import run_worker
 
     declared = load_pipeline(pipeline).name
     host, pid = socket.gethostname(), os.getpid()

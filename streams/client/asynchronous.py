@@ -152,7 +152,7 @@ class AsyncClient:
             KafkaUnavailable: no broker answered.
             PreflightError: there is no such topic.
         """
-        from streams.committed import CommittedReader, Span
+        from streams.books.committed import CommittedReader, Span
 
         check_start(start)
         self._need_kafka()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from schemas.settings import Settings
-    from streams.committed import CommittedReader, Record, Span
+    from streams.books.committed import CommittedReader, Record, Span
 
 Start: TypeAlias = Literal["earliest", "latest"] | datetime | Mapping[int, int]
 """Where to begin: the oldest that is kept, what becomes visible from now on, a moment (with a time
@@ -64,7 +64,7 @@ class Follower:
         return dict(self._offsets)
 
     async def __aenter__(self) -> Self:
-        from streams.committed import CommittedReader
+        from streams.books.committed import CommittedReader
 
         reader = await CommittedReader(self._settings).__aenter__()
         try:

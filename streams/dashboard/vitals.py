@@ -15,8 +15,8 @@ import msgspec
 from schemas.errors import TidemillError
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
-from streams.announce import champion
-from streams.lag import Behind, LagReader
+from streams.books.lag import Behind, LagReader
+from streams.control.announce import champion
 from streams.telemetry import REPORT_AGE_S_MAX, Report, read_reports
 
 KEPT_S = 0.9

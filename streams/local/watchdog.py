@@ -10,7 +10,7 @@ Not promised: that a worker that works, but wrongly, is noticed.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from streams.lag import Behind
+from streams.books.lag import Behind
 from streams.telemetry import Report
 
 SILENT_S_MAX = 20.0

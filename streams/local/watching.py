@@ -11,7 +11,7 @@ import structlog
 from schemas.errors import SetupError, TransientError
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
-from streams.lag import Behind, LagReader
+from streams.books.lag import Behind, LagReader
 from streams.local.watchdog import Watchdog
 from streams.telemetry import Report, read_reports
 

@@ -18,10 +18,10 @@ from schemas.errors import KafkaUnavailable, PreflightError, SchemaError
 from schemas.manifest import Announcement
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
-from streams.announce import champion
-from streams.balance import coverage, join_group, pointers, total
-from streams.committed import committed
-from streams.lag import Behind, LagReader
+from streams.books.balance import coverage, join_group, pointers, total
+from streams.books.committed import committed
+from streams.books.lag import Behind, LagReader
+from streams.control.announce import champion
 from streams.metrics import catalogue
 from streams.telemetry import REPORT_AGE_S_MAX, Reporter, read_reports
 
@@ -39,7 +39,7 @@ class Seen:
         behind: By step, each partition and for how long, in seconds, it has not moved although
             records wait.
         announced: What serves; None before the first announcement.
-        counts: Of the label ledgers, as `streams.balance.total` names them.
+        counts: Of the label ledgers, as `streams.books.balance.total` names them.
     """
 
     behind: Mapping[str, Sequence[tuple[Behind, float]]]

@@ -39,7 +39,7 @@ class Wanted:
     Attributes:
         table: Its name.
         place: Topic, partition and offset of the record a row counts for, as SQL, in the way of
-            `streams.reconcile.StoreRows`.
+            `streams.books.reconcile.StoreRows`.
         condition: Which rows, as SQL with parameters.
         parameters: Theirs, one mapping for each question.
     """

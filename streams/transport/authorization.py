@@ -26,7 +26,7 @@ from kafka.errors import (
 
 from schemas.errors import KafkaUnavailable, PreflightError
 from schemas.settings import Settings
-from streams.rights import Operation, Right
+from streams.control.rights import Operation, Right
 from streams.transport.administration import administration
 
 ANY_HOST = "*"

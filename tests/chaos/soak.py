@@ -24,7 +24,7 @@ from scipy.stats import theilslopes
 
 from schemas.errors import TransientError
 from schemas.settings import Settings
-from streams.lag import LagReader
+from streams.books.lag import LagReader
 from streams.store.client import connect
 from tests.chaos.rounds.faults import swap
 from tests.chaos.rounds.schedule import Schedule

@@ -12,7 +12,7 @@ from schemas.pipelines import flights as ready
 stalling_flights = replace(ready.flights, first_training_days=8, retraining=None)
 
 if "score" in sys.argv:
-    from streams.score import Scorer
+    from streams.workers.score import Scorer
 
     marker, computing = Path(os.environ["TIDEMILL_HOME"]) / "stall", Scorer.compute
 

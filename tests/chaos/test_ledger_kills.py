@@ -20,17 +20,17 @@ from schemas.events import Source
 from schemas.examples import read_examples
 from schemas.labels import decode_labels
 from schemas.scored import read_scored
-from streams.balance import reconcile_ledgers
-from streams.committed import CommittedReader, Span
-from streams.join import rules_of, snapshots_of
+from streams.books.balance import reconcile_ledgers
+from streams.books.committed import CommittedReader, Span
+from streams.books.sources import NONE, SourceReader, of_scored
 from streams.ledger.columns import LabelColumns
 from streams.ledger.core import Ledger
 from streams.ledger.dump import digest, load
 from streams.ledger.pointer import Pointer
 from streams.ledger.snapshots import SnapshotStore
-from streams.sources import NONE, SourceReader, of_scored
 from streams.telemetry import read_reports
 from streams.transport.again import read_again
+from streams.workers.join import rules_of, snapshots_of
 from tests.connected import joining
 from tests.connected.commits import commits_of
 from tests.connected.copying import read_all

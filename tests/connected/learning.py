@@ -16,9 +16,9 @@ from schemas.examples import EXAMPLES
 from schemas.loading import load_pipeline
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
-from streams.learners import MODEL, OBSERVER, read_snapshots
 from streams.telemetry import Reporter
 from streams.transport.records import Run
+from streams.workers.learners import MODEL, OBSERVER, read_snapshots
 from tests.connected.chaining import Killer
 from tests.connected.copying import read_records
 
@@ -166,7 +166,7 @@ async def compared(settings: Settings, pipeline: Pipeline) -> tuple[str, int]:
 
 
 def _learner(pipeline: Pipeline, shard: int, folder: Path):
-    from streams.learn import LearnState
+    from streams.workers.learn import LearnState
 
     state = LearnState(
         pipeline,
@@ -208,10 +208,10 @@ def arm(point: str, number: int) -> None:
 
     Whole snapshots are made rare, so that there are offers between them and much to repeat.
     """
-    import streams.learn
-    from streams.learn import LearnState
+    import streams.workers.learn
+    from streams.workers.learn import LearnState
 
-    streams.learn.SNAPSHOT_SHARE_MAX = 0.002
+    streams.workers.learn.SNAPSHOT_SHARE_MAX = 0.002
     killer = Killer(point, number)
     hooks = {
         "_publish": "snapshot", "_offer": "offer", "record": "computed", "committed": "committed",

@@ -19,8 +19,8 @@ from schemas.settings import Settings
 GONE_S_MAX = 60.0
 ENDED = "worker ended itself with"
 IMPORTS = {
-    "join": ["streams.join", "streams.transport.again"],
-    "learn": ["streams.learn", "streams.transport.again", "models.river_learners"],
+    "join": ["streams.workers.join", "streams.transport.again"],
+    "learn": ["streams.workers.learn", "streams.transport.again", "models.river_learners"],
 }
 _PARENT_DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
 
@@ -111,7 +111,7 @@ def _work(order: dict) -> None:
         for number in (1, 2):
             os.dup2(log, number)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        from streams.worker import run_worker
+        from streams.workers.process import run_worker
 
         role, file = order["role"], order["file"]
         if order.get("point"):
@@ -133,7 +133,7 @@ def main() -> None:
     from schemas.arrow import spare_pandas
 
     spare_pandas()
-    wanted = ["streams.worker", "streams.transport.commit", "streams.transport.turns"]
+    wanted = ["streams.workers.process", "streams.transport.commit", "streams.transport.turns"]
     for name in (*wanted, *(name for role in sys.argv[1:] for name in IMPORTS[role])):
         __import__(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended

@@ -9,10 +9,10 @@ from click.testing import CliRunner
 
 from schemas.errors import SetupError
 from schemas.settings import Settings
-from streams.backup import MANIFEST, read_backup
 from streams.cli.assembly import assembled
 from streams.cli.main import tidemill
 from streams.cli.named import Named
+from streams.protection.backup import MANIFEST, read_backup
 from streams.replay import Pace, Replay, history_slice
 from tests.chaos.quick_flights import quick_flights as flights
 from tests.chaos.test_kills import QUICK, books_when_done, settings_for

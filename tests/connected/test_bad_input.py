@@ -22,9 +22,9 @@ from schemas.features import FeatureSpec, split
 from schemas.manifest import Manifest
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
-from streams.announce import announce
 from streams.cli.assembly import prepare
 from streams.cli.named import Named
+from streams.control.announce import announce
 from streams.store.client import Client, connect
 from streams.telemetry import read_reports
 

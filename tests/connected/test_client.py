@@ -23,8 +23,8 @@ from schemas.errors import (
 from schemas.pipeline import Pipeline, category, label, numeric
 from schemas.predictions import Prediction
 from schemas.settings import Settings
+from streams.books.committed import CommittedReader
 from streams.client import AsyncClient, Client
-from streams.committed import CommittedReader
 from streams.local.ports import free_port
 from streams.transport.administration import create_topics
 from tests.connected.conftest import Guarded

@@ -6,7 +6,7 @@ import time
 from aiokafka import AIOKafkaProducer
 
 from schemas.settings import Settings
-from streams.committed import CommittedReader, Span
+from streams.books.committed import CommittedReader, Span
 from tests.connected.copying import make_topics
 
 

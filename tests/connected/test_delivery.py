@@ -11,13 +11,13 @@ from models.registry import open_registry
 from schemas.errors import SetupError
 from schemas.settings import Settings
 from schemas.training import JOB
-from streams import delivery
-from streams.announce import announce, champion
 from streams.cli.assembly import prepare
 from streams.cli.named import Named
-from streams.delivery import TRIED, TRIGGER, Delivery
-from streams.promotion import steer
-from streams.retraining import jobs_folder, only_training
+from streams.control.announce import announce, champion
+from streams.rollout import delivery
+from streams.rollout.delivery import TRIED, TRIGGER, Delivery
+from streams.rollout.promotion import steer
+from streams.rollout.retraining import jobs_folder, only_training
 from streams.store.client import connect
 from streams.telemetry import Reporter
 from tests.connected.test_bad_input import constant

@@ -28,12 +28,12 @@ from schemas.manifest import Announcement, Manifest
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from streams.cli.main import tidemill
-from streams.explaining import Explanation, explain
-from streams.learners import OFFER, pack
+from streams.decisions.explaining import Explanation, explain
 from streams.store.client import connect, insert_rows
 from streams.store.migrations import migrate
 from streams.store.tables import TABLES
 from streams.transport.administration import create_topics
+from streams.workers.learners import OFFER, pack
 
 DECLARATION = """
 from schemas.pipeline import Pipeline, category, label, numeric, online

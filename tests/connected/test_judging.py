@@ -22,9 +22,9 @@ from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from schemas.topics import control_topics
 from schemas.training import Check, Verdict
-from streams import judging
-from streams.announce import announce, champion
-from streams.promotion import try_out
+from streams.control.announce import announce, champion
+from streams.rollout import judging
+from streams.rollout.promotion import try_out
 from streams.telemetry import Reporter
 from streams.transport.administration import create_topics
 from tests.connected.test_bad_input import DECLARATION, constant

@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from models.hybrid import OnlineModel
 from models.signing import Keyring, load_keyring
 from schemas.learners import LearnerHeader
-from streams.learn import ExampleReader
-from streams.learners import MODEL, OBSERVER, OFFER, fingerprint, follow_learners, pack
 from streams.telemetry import Reporter
 from streams.transport.administration import create_topics
+from streams.workers.learn import ExampleReader
+from streams.workers.learners import MODEL, OBSERVER, OFFER, fingerprint, follow_learners, pack
 from tests.connected.learning import declare, message, settings_of
 
 

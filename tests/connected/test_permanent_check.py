@@ -16,14 +16,14 @@ from confluent_kafka.admin import AdminClient
 from schemas.errors import KafkaUnavailable
 from schemas.loading import load_pipeline
 from schemas.settings import Settings
-from streams import permanent_check
 from streams.alerts.books import Books, read_checked
-from streams.checked import Checked
+from streams.books import permanent_check
+from streams.books.checked import Checked
+from streams.books.permanent_check import check_round
+from streams.books.reconcile import land_group, score_group
+from streams.books.sources import Finding
 from streams.cli.assembly import prepare
 from streams.cli.named import Named
-from streams.permanent_check import check_round
-from streams.reconcile import land_group, score_group
-from streams.sources import Finding
 from streams.store.client import Client, connect
 
 DECLARATION = """

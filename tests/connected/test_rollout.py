@@ -17,10 +17,10 @@ from schemas.loading import load_pipeline
 from schemas.manifest import ANNOUNCEMENT_SIGNATURE, Announcement, NamedVersion
 from schemas.settings import Settings
 from schemas.topics import MODELS
-from streams import announce as announcing
-from streams.promotion import existing
+from streams.control.writer import announce as announcing
+from streams.rollout.promotion import existing
 from streams.telemetry import Reporter
-from streams.updates import ModelUpdates
+from streams.workers.updates import ModelUpdates
 from tests.connected.test_announce import make_models_topic
 from tests.connected.test_bad_input import DECLARATION, constant
 

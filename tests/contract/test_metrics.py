@@ -51,7 +51,7 @@ def test_every_source_is_counted_somewhere() -> None:
     for metric in ALL:
         source = metric.source
         forms = [f'"{source}"', f'f"{source}_{{']
-        if source.startswith("served_"):  # counted by name out of `streams.learn.METERED`
+        if source.startswith("served_"):  # counted by name out of `streams.workers.learn.METERED`
             forms = [f'"{source.removeprefix("served_")}"']
         if source.startswith("books_"):  # counted by name out of the readings of the check
             forms = [f'"{source.removeprefix("books_")}"']

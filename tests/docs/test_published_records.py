@@ -19,7 +19,7 @@ from schemas.published import documents
 from schemas.scored import read_scored
 from schemas.settings import Settings
 from schemas.topics import control_topics
-from streams.committed import CommittedReader
+from streams.books.committed import CommittedReader
 from tests.docs.conftest import Stack
 
 FLIGHTS = load_pipeline("flights")

@@ -12,10 +12,10 @@ import pytest
 from models.registry import open_registry
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
-from streams.announce import announce
 from streams.cli.assembly import prepare
 from streams.cli.named import Named
-from streams.rights import ROLES, rights
+from streams.control.announce import announce
+from streams.control.rights import ROLES, rights
 from streams.transport.authorization import set_rights
 from tests.connected.test_bad_input import DECLARATION, constant
 from tests.doors.secured import ADMIN, SecuredKafka

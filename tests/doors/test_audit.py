@@ -16,9 +16,9 @@ from schemas.audit import decode_entry
 from schemas.errors import KafkaUnavailable
 from schemas.settings import Settings
 from schemas.topics import AUDIT, audit_topic
-from streams import announce as announcing
-from streams.audit import append, copy_if_any, read_sealed, verify
-from streams.promotion import existing, promote, steer
+from streams.control.audit import append, copy_if_any, read_sealed, verify
+from streams.control.writer import announce as announcing
+from streams.rollout.promotion import existing, promote, steer
 from streams.store.client import connect
 from streams.transport.administration import administration, create_topics
 from tests.doors.conftest import NAME, Vault, wait_for
@@ -162,7 +162,7 @@ def test_it_is_kept_for_good(vault: Vault) -> None:
 
 def test_without_a_broker_nothing_is_written(tmp_path) -> None:
     """And what was done stays done."""
-    from streams.audit import note
+    from streams.control.audit import note
 
     assert "no broker" in note(Settings(home=tmp_path), action="a", subject="b", at_ms=1)
     assert open_registry(Settings(home=tmp_path)).versions(NAME) == []

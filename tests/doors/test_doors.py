@@ -33,7 +33,7 @@ from schemas.loading import load_pipeline
 from schemas.manifest import ANNOUNCEMENT_SIGNATURE
 from schemas.settings import SECRETS, Settings, variable
 from schemas.topics import MODELS
-from streams.announce import champion
+from streams.control.announce import champion
 from streams.dashboard.web import Dashboard, Shown
 from streams.transport.administration import create_topics
 from streams.transport.preflight import check

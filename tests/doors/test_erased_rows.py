@@ -6,8 +6,8 @@ import pytest
 
 from schemas.loading import load_pipeline
 from schemas.settings import Settings
-from streams.committed import Span
-from streams.reconcile import StoreRows
+from streams.books.committed import Span
+from streams.books.reconcile import StoreRows
 from streams.store.client import Client, connect
 from streams.store.erasing import Wanted, erase_rows, known_event_ids, wanted_rows
 from streams.store.migrations import migrate

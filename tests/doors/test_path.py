@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, Producer
 
-from streams.committed import committed
-from streams.reconcile import land_group
-from streams.rights import rights
+from streams.books.committed import committed
+from streams.books.reconcile import land_group
+from streams.control.rights import rights
 from streams.store.client import connect
 from streams.store.recorded_range import decode_pending
 from streams.telemetry import read_reports

@@ -14,10 +14,10 @@ import pytest
 from models.signing import load_keyring
 from schemas.errors import SignatureRefused
 from schemas.receipts import decode_signed_receipt
-from streams.committed import CommittedReader
-from streams.erasure import check_receipt
+from streams.books.committed import CommittedReader
+from streams.protection.erasure import check_receipt
+from streams.protection.traces import find_traces
 from streams.store.client import connect
-from streams.traces import find_traces
 from tests.doors.conftest import NAME, Vault
 from tests.doors.test_path import EVENTS, PASSENGERS, running, travelled
 

@@ -6,8 +6,8 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas.errors import KafkaUnavailable, PreflightError
-from streams.announce import announce
-from streams.rights import ROLES, rights
+from streams.control.announce import announce
+from streams.control.rights import ROLES, rights
 from streams.transport.administration import administration, create_topics
 from streams.transport.authorization import present_rights, set_rights
 from tests.doors.conftest import NAME, STRANGER, Vault

@@ -15,7 +15,7 @@ from schemas.evaluations import EVALUATIONS, read_evaluations
 from schemas.examples import EXAMPLES
 from schemas.pipeline import Pipeline, category, label, numeric
 from schemas.scored import read_scored
-from streams.learn import ExampleReader
+from streams.workers.learn import ExampleReader
 from tests.fuzz.target import Target
 from tests.unit.ledger_rows import scored
 

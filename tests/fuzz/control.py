@@ -12,9 +12,9 @@ from schemas.alarms import Alarm, decode_alarm, encode_alarm
 from schemas.errors import ModelError, SchemaError
 from schemas.learners import LearnerHeader
 from schemas.manifest import ANNOUNCEMENT_SIGNATURE, Announcement, NamedVersion
-from streams.announce import newest
-from streams.committed import Record
-from streams.learners import MODEL, PURPOSE, Assembler, pack
+from streams.books.committed import Record
+from streams.control.announce import newest
+from streams.workers.learners import MODEL, PURPOSE, Assembler, pack
 from tests.fuzz.target import Target
 
 RING = Keyring(Ed25519PrivateKey.from_private_bytes(b"1" * 32))

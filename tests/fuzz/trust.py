@@ -14,9 +14,9 @@ from models.keys import KeyFiles, parse_keys
 from schemas.audit import FIRST, AuditEntry, encode_entry, entry_digest
 from schemas.errors import SchemaError, SettingsError, SetupError, SignatureRefused
 from schemas.receipts import Receipt, TableErasure, TopicErasure, decode_signed_receipt
-from streams.audit import _row
-from streams.backup import MANIFEST, Backup, read_backup
-from streams.erasure import check_receipt, sign_receipt
+from streams.control.audit import _row
+from streams.protection.backup import MANIFEST, Backup, read_backup
+from streams.protection.erasure import check_receipt, sign_receipt
 from tests.fuzz.control import RING
 from tests.fuzz.target import Target
 

@@ -3,7 +3,7 @@ The learner of a shard in seeded worlds: it dies between any two effects, sleeps
 
 A world is one partition of examples, the offset commit of its group, the visible records of the
 learners topic and a sequence of workers. Its seed decides everything, the clock that says when a
-snapshot is due as well. Real are `streams.learn.LearnState`, the signed snapshots and their
+snapshot is due as well. Real are `streams.workers.learn.LearnState`, the signed snapshots and their
 assembly; the broker is a few lines. What must come out is a state that took the same messages in one
 go and knows of no crash.
 """
@@ -23,11 +23,11 @@ from models.hybrid import OnlineModel
 from models.observer import PipelineObserver
 from schemas.errors import ModelError, SetupError
 from schemas.evaluations import read_evaluations
-from streams import learn
-from streams.learn import LearnState
-from streams.learners import MODEL, OBSERVER, OFFER, Assembler
 from streams.telemetry import Reporter
 from streams.transport.records import Run
+from streams.workers import learn
+from streams.workers.learn import LearnState
+from streams.workers.learners import MODEL, OBSERVER, OFFER, Assembler
 from tests.connected.learning import message
 from tests.unit.test_learn import RING, shop
 

@@ -2,7 +2,7 @@
 The label ledger in seeded worlds: joiners die between any two effects, sleep, and wake up too late.
 
 A world is one pair of partitions, the offset commit of its group, the examples that are visible and
-a sequence of workers. Its seed decides everything. Real are `streams.join.Joiner`, its pointers and
+a sequence of workers. Its seed decides everything. Real are `streams.workers.join.Joiner`, its pointers and
 its snapshot files; the broker is a few lines. What must come out is said by a naive ledger, one
 record at a time with dicts, which takes the committed turns and knows of no crash.
 """
@@ -27,10 +27,10 @@ from schemas.errors import SetupError
 from schemas.examples import read_examples
 from schemas.pipeline import Pipeline, category, label, numeric
 from schemas.settings import Settings
-from streams import join
-from streams.join import Joiner
 from streams.telemetry import Reporter
 from streams.transport.records import Run
+from streams.workers import join
+from streams.workers.join import Joiner
 from tests.unit.ledger_rows import scored
 from tests.unit.naive_ledger import NaiveLedger
 from tests.unit.test_ledger_core import conserved, nonzero, plain, short

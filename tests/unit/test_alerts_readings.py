@@ -6,7 +6,7 @@ from pathlib import Path
 from schemas.settings import Settings
 from streams.alerts.core import Reading
 from streams.alerts.readings import CommitAges, of_answer, of_kafka, of_processes
-from streams.lag import Behind
+from streams.books.lag import Behind
 from streams.telemetry import Reporter
 
 

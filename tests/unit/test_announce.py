@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from models.rollout import seal
 from models.signing import Keyring, load_keyring
 from schemas.manifest import Announcement
-from streams.announce import newest
+from streams.control.announce import newest
 
 
 def told(

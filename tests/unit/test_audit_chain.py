@@ -14,7 +14,7 @@ from models.keys import KeyFiles
 from models.signing import Keyring, load_keyring
 from schemas.audit import FIRST, AuditEntry, decode_entry, encode_entry, entry_digest
 from schemas.errors import SchemaError
-from streams.audit import compare
+from streams.control.audit import compare
 
 RING = Keyring(Ed25519PrivateKey.from_private_bytes(b"1" * 32))
 THIEF = Keyring(Ed25519PrivateKey.from_private_bytes(b"2" * 32))

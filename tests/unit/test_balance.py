@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from streams.balance import (
+from streams.books.balance import (
     LedgerBooks,
     _held_against_topics,
     _predictions,

@@ -258,7 +258,7 @@ def test_budgets_and_scaling_name_what_is_there() -> None:
         assert sum(wanted.items() <= one.items() for one in labels) == 1
     [scaled] = [d["spec"] for _, d in manifests() if d["kind"] == "ScaledObject"]
     from schemas.loading import load_pipeline
-    from streams.worker import group_of
+    from streams.workers.process import group_of
 
     pipeline = load_pipeline("flights")
     [trigger] = scaled["triggers"]

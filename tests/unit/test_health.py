@@ -7,7 +7,7 @@ import pytest
 from schemas.pipeline import Pipeline, label, numeric
 from streams.cli.health import judged
 from streams.cli.worker import full_name
-from streams.rights import rights
+from streams.control.rights import rights
 from streams.telemetry import Reporter, State
 from tests.unit.test_cli import tidemill
 

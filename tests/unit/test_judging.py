@@ -7,7 +7,7 @@ import pytest
 from models.judge import JudgePolicy, Opinion, Step
 from schemas.manifest import Announcement, NamedVersion
 from schemas.settings import Settings
-from streams.judging import Judging
+from streams.rollout.judging import Judging
 from streams.telemetry import Reporter
 from tests.unit.test_score import NOW_MS, shop
 

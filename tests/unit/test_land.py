@@ -17,11 +17,11 @@ from schemas.evaluations import write_evaluations
 from schemas.examples import EXAMPLES
 from schemas.pipeline import Pipeline, label, numeric
 from schemas.settings import Settings
-from streams import land
-from streams.land import Lander
 from streams.telemetry import Reporter
 from streams.transport.records import Run
 from streams.transport.wire import Membership
+from streams.workers import land
+from streams.workers.land import Lander
 from tests.unit.journal import message
 from tests.unit.journal import row as journal_row
 

@@ -13,10 +13,10 @@ from models.signing import Keyring
 from schemas.errors import SetupError
 from schemas.evaluations import read_evaluations
 from schemas.pipeline import Pipeline, category, label, numeric, online
-from streams.learn import LearnState
-from streams.learners import MODEL, OBSERVER, OFFER, Assembler
 from streams.telemetry import Reporter
 from streams.transport.records import Run
+from streams.workers.learn import LearnState
+from streams.workers.learners import MODEL, OBSERVER, OFFER, Assembler
 from tests.connected.learning import message
 
 RING = Keyring(Ed25519PrivateKey.from_private_bytes(b"1" * 32))

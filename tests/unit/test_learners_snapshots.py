@@ -7,8 +7,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from models.signing import Keyring
 from schemas.errors import ChecksumMismatch, ModelError, SchemaError, SetupError, SignatureRefused
 from schemas.learners import LearnerHeader, decode_header, encode_header
-from streams import learners
-from streams.learners import MODEL, OBSERVER, OFFER, PURPOSE, Assembler, pack
+from streams.workers import learners
+from streams.workers.learners import MODEL, OBSERVER, OFFER, PURPOSE, Assembler, pack
 
 RING = Keyring(Ed25519PrivateKey.from_private_bytes(b"1" * 32))
 STRANGER = Keyring(Ed25519PrivateKey.from_private_bytes(b"2" * 32))

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.committed import Span
-from streams.reconcile import Reconciliation, _within_retention
-from streams.sources import EXAMPLES_MAX, Finding, compare
+from streams.books.committed import Span
+from streams.books.reconcile import Reconciliation, _within_retention
+from streams.books.sources import EXAMPLES_MAX, Finding, compare
 
 NONE = np.empty(0, np.int64)
 OFFSETS = st.lists(st.integers(0, 60), max_size=60)

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from schemas.scored import read_scored
 from schemas.settings import Settings
-from streams.rescoring import Comparison, Rescoring
+from streams.decisions.rescoring import Comparison, Rescoring
 from tests.unit.test_score import shop
 from tests.unit.test_score_arms import Constant, events, predictions, run, with_arms
 

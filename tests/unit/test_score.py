@@ -28,12 +28,12 @@ from schemas.predictions import Prediction
 from schemas.retraining import ModelAge
 from schemas.scored import SCORED, read_scored
 from schemas.settings import Settings
-from streams import scored_rows
-from streams.score import POISON_ROWS_MAX, Scorer
-from streams.scored_rows import SCORED_BYTES_MAX
 from streams.telemetry import Reporter
 from streams.transport.commit import Outgoing
 from streams.transport.records import Run
+from streams.workers import scored_rows
+from streams.workers.score import POISON_ROWS_MAX, Scorer
+from streams.workers.scored_rows import SCORED_BYTES_MAX
 
 NOW_MS = 1_700_000_000_000
 POISON = 666.0

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from models.engine import Arms
 from models.rollout import in_canary
-from streams.arms import CANARY_FAILURES_MAX, Breaker
-from streams.score import Scorer
+from streams.workers.arms import CANARY_FAILURES_MAX, Breaker
+from streams.workers.score import Scorer
 from tests.unit.test_score import Touchy, event, letters, make, predictions, run, scored
 
 ROWS = 200

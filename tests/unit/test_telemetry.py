@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from schemas.settings import Settings
-from streams import worker
 from streams.telemetry import Reporter
+from streams.workers import process as worker
 
 PROGRAM = """
 import logging

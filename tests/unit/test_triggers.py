@@ -7,7 +7,7 @@ import pytest
 from schemas.errors import PipelineError
 from schemas.pipeline import Pipeline, label, numeric
 from schemas.retraining import Cost, ModelAge, Retraining, Rollout
-from streams.triggers import DAY_MS, Facts, Quality, decide
+from streams.rollout.triggers import DAY_MS, Facts, Quality, decide
 
 NOW_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000

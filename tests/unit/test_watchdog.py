@@ -2,7 +2,7 @@
 
 import pytest
 
-from streams.lag import Behind
+from streams.books.lag import Behind
 from streams.local import watchdog
 from streams.local.watchdog import Watchdog
 from streams.telemetry import Report

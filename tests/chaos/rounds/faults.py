@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from schemas.errors import TransientError
-from streams.announce import announce
+from streams.control.announce import announce
 from tests.chaos.rounds.link import Link, Mode
 from tests.chaos.rounds.schedule import SWAP, Schedule, Step
 from tests.chaos.rounds.world import CLOCK_S, PIPELINE, World

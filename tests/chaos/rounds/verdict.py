@@ -4,8 +4,8 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from streams.books.reconcile import Reconciliation
 from streams.cli.reconcile import run_reconcile
-from streams.reconcile import Reconciliation
 from tests.chaos.rounds.traffic import Traffic
 from tests.chaos.rounds.world import PIPELINE, World
 from tests.connected.learning import compared

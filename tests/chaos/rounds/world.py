@@ -17,9 +17,9 @@ import msgspec
 
 from models.registry import open_registry
 from schemas.settings import Settings
-from streams.announce import champion
 from streams.cli.assembly import assembled, start_delivery
 from streams.cli.named import Named
+from streams.control.announce import champion
 from streams.local.child import ChildProcess
 from streams.local.kafka import EmbeddedCluster, EmbeddedKafka
 from streams.local.server import EmbeddedServer

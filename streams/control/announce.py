@@ -16,8 +16,8 @@ from schemas.errors import KafkaUnavailable, ModelError
 from schemas.manifest import ANNOUNCEMENT_SIGNATURE, Announcement, NamedVersion
 from schemas.settings import Settings
 from schemas.topics import MODELS
-from streams.committed import CommittedReader, Record
-from streams.control import FENCED, TIMEOUT_S, ControlWriter, Outgoing, records_of
+from streams.books.committed import CommittedReader, Record
+from streams.control.writer import FENCED, TIMEOUT_S, ControlWriter, Outgoing, records_of
 
 ATTEMPTS_MAX = 5
 RETRY_S = 0.1

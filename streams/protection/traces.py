@@ -13,7 +13,7 @@ from schemas.examples import read_examples
 from schemas.pipeline import Pipeline
 from schemas.scored import read_scored
 from schemas.undecodable import UNDECODABLE
-from streams.committed import CommittedReader, Record
+from streams.books.committed import CommittedReader, Record
 
 _decode = msgspec.json.Decoder(dict[str, object])
 

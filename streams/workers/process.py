@@ -28,13 +28,13 @@ from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from schemas.topics import models_topic
 from streams.metrics.endpoint import Endpoint
-from streams.standing import Standing
 from streams.telemetry import Reporter, configure_logging
 from streams.tracing import Tracer, open_tracer
 from streams.transport import connection, preflight
 from streams.transport.app import build_app
 from streams.transport.driver import attach_stage
 from streams.transport.stage import crash
+from streams.workers.standing import Standing
 
 if TYPE_CHECKING:
     from streams.transport.commit import GroupCommit
@@ -149,11 +149,11 @@ Built = tuple[faust.App, list[Coroutine[Any, Any, None]], Callable[[], Awaitable
 async def _build_score(pipeline: Pipeline, settings: Settings, reporter: Reporter) -> Built:
     import torch
 
-    from streams.learners import follow_learners
-    from streams.score import Scorer
     from streams.transport.commit import AtOnce, GroupCommit
     from streams.transport.stage import TransactionalStage
-    from streams.updates import ModelUpdates
+    from streams.workers.learners import follow_learners
+    from streams.workers.score import Scorer
+    from streams.workers.updates import ModelUpdates
 
     torch.set_num_threads(1)  # one process per core; a second thread costs more than it brings
     topics = pipeline.topics
@@ -212,10 +212,10 @@ async def _build_score(pipeline: Pipeline, settings: Settings, reporter: Reporte
 
 
 async def _build_join(pipeline: Pipeline, settings: Settings, reporter: Reporter) -> Built:
-    from streams.join import Joiner
     from streams.transport.again import read_again
     from streams.transport.commit import GroupCommit
     from streams.transport.turns import TurnStage
+    from streams.workers.join import Joiner
 
     topics = pipeline.topics
     group = group_of(pipeline, "join")
@@ -248,11 +248,11 @@ async def _build_learn(pipeline: Pipeline, settings: Settings, reporter: Reporte
     from models.observer import PipelineObserver
     from models.online import check_learner
     from models.signing import load_keyring
-    from streams.learn import DRAIN_MESSAGES_MAX, LearnState
-    from streams.learners import Snapshot, read_snapshots
     from streams.transport.again import read_again
     from streams.transport.commit import GroupCommit
     from streams.transport.turns import TurnStage
+    from streams.workers.learn import DRAIN_MESSAGES_MAX, LearnState
+    from streams.workers.learners import Snapshot, read_snapshots
 
     check_learner(pipeline)
     keyring = load_keyring(settings.signing_key_file, settings.trusted_keys)
@@ -318,7 +318,7 @@ async def _close(commit: "GroupCommit", tracer: Tracer) -> None:
 
 
 async def _build_land(pipeline: Pipeline, settings: Settings, reporter: Reporter) -> Built:
-    from streams.land import Lander, attach, wait_for_store
+    from streams.workers.land import Lander, attach, wait_for_store
 
     group = group_of(pipeline, "land")
     await _ready(settings, reporter, group=group, read=list(pipeline.topics.landed), write=[])

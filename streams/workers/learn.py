@@ -35,11 +35,11 @@ from schemas.examples import read_examples
 from schemas.features import split
 from schemas.learners import LearnerHeader
 from schemas.pipeline import Pipeline
-from streams.learners import MODEL, OBSERVER, OFFER, Snapshot, pack
 from streams.telemetry import Reporter
 from streams.transport.commit import Outgoing
 from streams.transport.records import Run
 from streams.transport.turns import Offsets
+from streams.workers.learners import MODEL, OBSERVER, OFFER, Snapshot, pack
 
 log = structlog.get_logger()
 

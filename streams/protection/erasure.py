@@ -23,14 +23,14 @@ from schemas.pipeline import Pipeline
 from schemas.receipts import Receipt, SignedReceipt, TopicErasure, encode_receipt
 from schemas.settings import Settings
 from schemas.topics import DAY_MS, Topic
-from streams.audit import append
-from streams.balance import join_group, learn_group, pointers
-from streams.committed import CommittedReader, committed
-from streams.control import who
-from streams.reconcile import land_group, score_group
+from streams.books.balance import join_group, learn_group, pointers
+from streams.books.committed import CommittedReader, committed
+from streams.books.reconcile import land_group, score_group
+from streams.control.audit import append
+from streams.control.writer import who
+from streams.protection.traces import Traces, find_traces
 from streams.store.client import connect
 from streams.store.erasing import Wanted, check_count, erase_rows, known_event_ids, wanted_rows
-from streams.traces import Traces, find_traces
 from streams.transport.administration import administration, present_retention_ms
 
 SEGMENT_MS = 7 * DAY_MS
@@ -149,7 +149,7 @@ async def _look(
 
 
 async def _offsets(settings: Settings, pipeline: Pipeline) -> Offsets:
-    from streams.learn import snapshot_base
+    from streams.workers.learn import snapshot_base
 
     topics, name = pipeline.topics, pipeline.name
     score, land, join, learn = [

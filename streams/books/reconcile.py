@@ -18,9 +18,9 @@ import numpy as np
 
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
-from streams.balance import LedgerBooks, reconcile_ledgers
-from streams.committed import CommittedReader, Span, committed_offsets
-from streams.sources import (
+from streams.books.balance import LedgerBooks, reconcile_ledgers
+from streams.books.committed import CommittedReader, Span, committed_offsets
+from streams.books.sources import (
     NONE,
     Finding,
     Int64,

@@ -1,4 +1,4 @@
-"""The books, checked for ever and a piece at a time: what `streams.reconcile` does at once.
+"""The books, checked for ever and a piece at a time: what `streams.books.reconcile` does at once.
 
 A *piece* is a range of one partition of the events, of the labels or of the examples that every
 group has behind it: committed by the scorers and by the landers. So nothing in it is still on its
@@ -25,11 +25,11 @@ import numpy as np
 
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
-from streams.balance import join_group, own_sums, pointers, read_journal, step_findings
-from streams.checked import Checked, Cursor, Kind, Suspect
-from streams.committed import CommittedReader, Record, Span, committed, committed_offsets
-from streams.reconcile import StoreRows, land_group, score_group
-from streams.sources import (
+from streams.books.balance import join_group, own_sums, pointers, read_journal, step_findings
+from streams.books.checked import Checked, Cursor, Kind, Suspect
+from streams.books.committed import CommittedReader, Record, Span, committed, committed_offsets
+from streams.books.reconcile import StoreRows, land_group, score_group
+from streams.books.sources import (
     NONE,
     Finding,
     Int64,
@@ -70,7 +70,7 @@ class Sides:
         return self.topics.pipeline
 
     async def offsets(self, table: str, topic: str, partition: int, span: Span) -> Int64:
-        """See `streams.sources.Rows`; does not block."""
+        """See `streams.books.sources.Rows`; does not block."""
         return await asyncio.to_thread(
             self.rows.offsets, table, self.pipeline, topic, partition, span
         )

@@ -20,8 +20,8 @@ from schemas.audit import AUDIT_SIGNATURE, AuditEntry, decode_entry, entry_diges
 from schemas.errors import KafkaUnavailable, SchemaError, TidemillError
 from schemas.settings import Settings
 from schemas.topics import AUDIT
-from streams.committed import CommittedReader
-from streams.control import FENCED, ControlWriter, records_of
+from streams.books.committed import CommittedReader
+from streams.control.writer import FENCED, ControlWriter, records_of
 from streams.store.client import Client, connect, insert_rows, mapped_errors
 
 log = structlog.get_logger()

@@ -11,9 +11,9 @@ from schemas.errors import KafkaUnavailable
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from schemas.topics import Topic
-from streams.balance import join_group, learn_group
-from streams.committed import CommittedReader
-from streams.reconcile import land_group, score_group
+from streams.books.balance import join_group, learn_group
+from streams.books.committed import CommittedReader
+from streams.books.reconcile import land_group, score_group
 
 
 class Behind(msgspec.Struct, frozen=True, kw_only=True):

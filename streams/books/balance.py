@@ -18,9 +18,8 @@ from schemas.events import Source
 from schemas.examples import read_examples
 from schemas.labels import decode_labels
 from schemas.settings import Settings
-from streams.committed import Record, Span, committed
-from streams.ledger.pointer import Pointer
-from streams.sources import (
+from streams.books.committed import Record, Span, committed
+from streams.books.sources import (
     EXAMPLES_MAX,
     NONE,
     Finding,
@@ -33,6 +32,7 @@ from streams.sources import (
     of_scored,
     without,
 )
+from streams.ledger.pointer import Pointer
 
 
 class LedgerBooks(msgspec.Struct, kw_only=True):
@@ -136,7 +136,7 @@ async def reconcile_ledgers(
     ``predicted`` are the source offsets of all predictions, to be looked at within ``spans``.
 
     Raises:
-        KafkaUnavailable, StoreUnavailable, PreflightError: as `streams.reconcile.reconcile`.
+        KafkaUnavailable, StoreUnavailable, PreflightError: as `streams.books.reconcile.reconcile`.
     """
     topics = side.pipeline.topics
     group = join_group(side.pipeline.name)

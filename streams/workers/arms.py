@@ -12,9 +12,9 @@ import structlog
 from models.engine import Arms
 from models.rollout import in_canary
 from schemas.events import Decoded
-from streams.scored_rows import AnsweredRows, Item, ScoredRows, to_batches
 from streams.transport.commit import Outgoing
 from streams.transport.records import Run
+from streams.workers.scored_rows import AnsweredRows, Item, ScoredRows, to_batches
 
 log = structlog.get_logger()
 

@@ -1,6 +1,6 @@
 """Source offsets: which record of a source topic each record of another topic speaks of.
 
-What `streams.reconcile` and `streams.balance` compare.
+What `streams.books.reconcile` and `streams.books.balance` compare.
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from schemas.dead_letters import read_dead_letter
 from schemas.pipeline import Pipeline
 from schemas.scored import read_scored
-from streams.committed import CommittedReader, Record, Span
+from streams.books.committed import CommittedReader, Record, Span
 
 EXAMPLES_MAX = 10
 """Offsets named per finding; the count says how many there are."""

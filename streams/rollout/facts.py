@@ -1,11 +1,11 @@
-"""What the store knows about a champion: the SQL behind `streams.triggers`."""
+"""What the store knows about a champion: the SQL behind `streams.rollout.triggers`."""
 
 from typing import Any
 
 from schemas.pipeline import Pipeline
 from schemas.retraining import Retraining
+from streams.rollout.triggers import Facts, Quality, last_training_ms
 from streams.store.client import Client, mapped_errors
-from streams.triggers import Facts, Quality, last_training_ms
 
 HOUR_S = 3600
 

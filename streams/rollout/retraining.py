@@ -31,7 +31,7 @@ from schemas.training import (
     RunResult,
     TrainingJob,
 )
-from streams.audit import note
+from streams.control.audit import note
 from streams.local.child import ChildProcess
 from streams.store.client import Client
 from streams.store.runs import insert_decision, insert_progress, of_verdict

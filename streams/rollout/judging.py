@@ -31,8 +31,8 @@ from schemas.features import split
 from schemas.manifest import Announcement, NamedVersion
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
-from streams.announce import champion
-from streams.promotion import existing, promote, steer, unchanged
+from streams.control.announce import champion
+from streams.rollout.promotion import existing, promote, steer, unchanged
 from streams.telemetry import Reporter
 
 log = structlog.get_logger()

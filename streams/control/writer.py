@@ -21,8 +21,8 @@ from schemas.audit import AUDIT_SIGNATURE, FIRST, AuditEntry, decode_entry, entr
 from schemas.errors import SchemaError, SetupError
 from schemas.settings import Settings
 from schemas.topics import AUDIT
-from streams.committed import CommittedReader, Record, Span
-from streams.rights import CONTROL_ID
+from streams.books.committed import CommittedReader, Record, Span
+from streams.control.rights import CONTROL_ID
 
 TIMEOUT_S = 30.0
 """For each of: connecting, reading a topic, sending."""

@@ -35,10 +35,10 @@ from schemas.errors import KafkaUnavailable, PermanentError, SchemaError
 from schemas.features import split
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
-from streams.aging import PRIOR
-from streams.committed import CommittedReader
-from streams.learners import MODEL, OFFER, Assembler, Snapshot, taken
+from streams.books.committed import CommittedReader
 from streams.store.client import Client, mapped_errors
+from streams.workers.aging import PRIOR
+from streams.workers.learners import MODEL, OFFER, Assembler, Snapshot, taken
 
 SEARCH_S_MAX = 60.0
 """How long the learner's state is looked for in the topic of snapshots."""

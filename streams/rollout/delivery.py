@@ -28,10 +28,11 @@ from schemas.pipeline import Pipeline
 from schemas.retraining import Retraining
 from schemas.settings import Settings
 from schemas.training import RESULT, Progress, RunResult
-from streams.announce import champion
+from streams.control.announce import champion
 from streams.local.child import ChildProcess
 from streams.local.restarts import Restarts
-from streams.retraining import (
+from streams.rollout.facts import read_facts
+from streams.rollout.retraining import (
     TRAINER,
     in_words,
     jobs_folder,
@@ -41,11 +42,10 @@ from streams.retraining import (
     write_job,
     write_rows,
 )
+from streams.rollout.triggers import Due, Facts, decide
 from streams.store.client import Client, connect
-from streams.store.retraining_facts import read_facts
 from streams.store.runs import Decision, insert_decision
 from streams.telemetry import Reporter
-from streams.triggers import Due, Facts, decide
 
 log = structlog.get_logger()
 

@@ -22,7 +22,7 @@ from schemas.manifest import Announcement, NamedVersion
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from schemas.topics import MODELS
-from streams.announce import opened
+from streams.control.announce import opened
 from streams.telemetry import Reporter
 
 log = structlog.get_logger()

@@ -1,4 +1,4 @@
-"""Events in, predictions out. Read this file first: the rest of `streams` serves it or follows it.
+"""Events in, predictions out. Read this file first: the rest of `workers` serves it or follows it.
 
 One micro-batch is everything that one fetch turn yields over the worker's partitions. Its
 predictions, its scored rows, its dead letters and its source offsets commit in one Kafka
@@ -26,14 +26,14 @@ from schemas.labels import decode_labels
 from schemas.pipeline import Pipeline
 from schemas.predictions import encode_predictions
 from schemas.settings import Settings
-from streams.aging import PRIOR, Aging
-from streams.arms import Breaker, Part, Switches, interleave, split_parts
-from streams.scored_rows import AnsweredRows, Item, to_columns, to_messages
-from streams.shadow import Shadow
 from streams.telemetry import Reporter
 from streams.tracing import UNTRACED, Tracer
 from streams.transport.commit import Outgoing
 from streams.transport.records import Run
+from streams.workers.aging import PRIOR, Aging
+from streams.workers.arms import Breaker, Part, Switches, interleave, split_parts
+from streams.workers.scored_rows import AnsweredRows, Item, to_columns, to_messages
+from streams.workers.shadow import Shadow
 
 log = structlog.get_logger()
 

@@ -24,8 +24,8 @@ from schemas.pipeline import Pipeline
 from schemas.predictions import Prediction
 from schemas.scored import read_scored
 from schemas.settings import Settings
-from streams.aging import PRIOR, prior
-from streams.committed import CommittedReader
+from streams.books.committed import CommittedReader
+from streams.workers.aging import PRIOR, prior
 
 EXAMPLES_MAX = 10
 """Differences that are shown; all are counted."""

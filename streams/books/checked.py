@@ -1,10 +1,10 @@
-"""What the permanent check of the books keeps of a round: see `streams.permanent_check`."""
+"""What the permanent check of the books keeps of a round: see `streams.books.permanent_check`."""
 
 from typing import Literal
 
 import msgspec
 
-from streams.sources import Finding
+from streams.books.sources import Finding
 
 Kind = Literal["events", "labels", "examples"]
 

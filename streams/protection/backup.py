@@ -30,7 +30,7 @@ from schemas.errors import KafkaUnavailable, SetupError
 from schemas.pipeline import Pipeline
 from schemas.settings import Settings
 from schemas.undecodable import UNDECODABLE
-from streams.reconcile import land_group
+from streams.books.reconcile import land_group
 from streams.store.client import Client, connect, mapped_errors
 
 MANIFEST, STORE, REGISTRY, LEDGER, KEY = (

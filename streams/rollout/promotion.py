@@ -10,8 +10,8 @@ from schemas.errors import ModelError, StoreUnavailable
 from schemas.manifest import Announcement, Manifest, NamedVersion
 from schemas.settings import Settings
 from schemas.training import Verdict
-from streams.announce import change
-from streams.audit import copy_if_any
+from streams.control.announce import change
+from streams.control.audit import copy_if_any
 from streams.store.client import connect
 from streams.store.runs import Decision, insert_decision
 
@@ -90,7 +90,7 @@ def try_out(
     force_reason: str = "",
     reason: str = "",
 ) -> Announcement:
-    """Begin a rollout: ``version`` answers as a shadow; what follows is for `streams.judging`.
+    """Begin a rollout: ``version`` answers as a shadow; what follows is for `judging`.
 
     Raises:
         ModelError: there is no such version, it is not trusted, the gate did not pass it against
