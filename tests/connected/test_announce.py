@@ -10,7 +10,7 @@ from schemas.errors import KafkaUnavailable
 from schemas.manifest import Announcement
 from schemas.settings import Settings
 from schemas.topics import MODELS, control_topics
-from streams.control.writer import announce as announcing
+from streams.control import announce as announcing
 from streams.transport.administration import create_topics
 
 

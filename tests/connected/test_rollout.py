@@ -17,7 +17,7 @@ from schemas.loading import load_pipeline
 from schemas.manifest import ANNOUNCEMENT_SIGNATURE, Announcement, NamedVersion
 from schemas.settings import Settings
 from schemas.topics import MODELS
-from streams.control.writer import announce as announcing
+from streams.control import announce as announcing
 from streams.rollout.promotion import existing
 from streams.telemetry import Reporter
 from streams.workers.updates import ModelUpdates

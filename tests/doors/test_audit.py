@@ -16,8 +16,8 @@ from schemas.audit import decode_entry
 from schemas.errors import KafkaUnavailable
 from schemas.settings import Settings
 from schemas.topics import AUDIT, audit_topic
+from streams.control import announce as announcing
 from streams.control.audit import append, copy_if_any, read_sealed, verify
-from streams.control.writer import announce as announcing
 from streams.rollout.promotion import existing, promote, steer
 from streams.store.client import connect
 from streams.transport.administration import administration, create_topics
