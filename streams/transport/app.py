@@ -55,7 +55,8 @@ def build_app(
         topic_disable_leader=True,
         topic_allow_declare=False,
         autodiscover=False,
-        broker_commit_interval=0.5,
+        # With an owner there is nothing to commit: it clears the book of what is in flight.
+        broker_commit_interval=0.5 if owner is None else 2.0,
         broker_heartbeat_interval=max(0.2, settings.session_timeout_ms / 6000),
         broker_session_timeout=settings.session_timeout_ms / 1000,
         broker_max_poll_records=settings.batch_rows_max,

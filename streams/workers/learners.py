@@ -48,6 +48,9 @@ OFFER = "offer"
 """The one part of a snapshot for those who serve: what learned. Where it is small it is published
 with every turn, a whole one rarely: what watched grows with the predictions that wait."""
 POLL_MS = 100
+FOLLOW_MS = 1_000
+"""How long nothing may come while learners are followed. A new record is answered at once, so this
+is only what an idle topic costs: a request, and 1 ms of a scorer, each time."""
 RETRY_S = 1.0
 READ_STALL_S_MAX = 60.0
 """How long the topic may yield nothing while a snapshot is looked for."""
@@ -183,7 +186,7 @@ async def read_snapshots(
     assembler = Assembler(pipeline.name, keyring, wanted={MODEL, OBSERVER})
     found: dict[int, Snapshot] = {}
     place = TopicPartition(pipeline.topics.learners.name, 0)
-    consumer = _consumer(settings)
+    consumer = _consumer(settings, wait_ms=POLL_MS)
     try:
         await consumer.start()
         consumer.assign([place])
@@ -216,13 +219,13 @@ def taken(assembler: Assembler, record: object) -> Snapshot | None:
     return None
 
 
-def _consumer(settings: Settings) -> AIOKafkaConsumer:
+def _consumer(settings: Settings, *, wait_ms: int) -> AIOKafkaConsumer:
     return AIOKafkaConsumer(
         **settings.kafka_client_options(),
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level="read_committed",
-        fetch_max_wait_ms=POLL_MS,
+        fetch_max_wait_ms=wait_ms,
     )
 
 
@@ -252,10 +255,10 @@ class LearnerUpdates:
         while True:
             try:
                 if self._consumer is None:
-                    self._consumer = _consumer(self._settings)
+                    self._consumer = _consumer(self._settings, wait_ms=FOLLOW_MS)
                     await self._consumer.start()
                     self._consumer.assign([self._topic])
-                polled = await self._consumer.getmany(timeout_ms=POLL_MS)
+                polled = await self._consumer.getmany(timeout_ms=FOLLOW_MS)
             except KafkaError as error:
                 log.warning("learners not readable", cause=repr(error))
                 await asyncio.sleep(RETRY_S)

@@ -144,15 +144,18 @@ def to_messages(items: Iterable[Item], *, topic: str) -> list[Outgoing]:
             done.append(item)
         else:
             rows.setdefault(item.partition, []).append(item)
-    plain = [found for found in rows.values() if not any(isinstance(r, ScoredRows) for r in found)]
-    for made in to_batches([r for found in plain for r in found if isinstance(r, AnsweredRows)]):
-        rows[made.partition] = [made]
+    answered = [r for found in rows.values() for r in found if isinstance(r, AnsweredRows)]
+    made, start = _batch(answered) if answered else None, 0
     for partition, found in rows.items():
-        batches = [
-            one.batch
-            for r in found
-            for one in ([r] if isinstance(r, ScoredRows) else to_batches([r]))
-        ]
+        batches: list[pa.RecordBatch] = []
+        for kind, group in groupby(found, key=type):
+            if kind is ScoredRows:
+                batches += [r.batch for r in group if isinstance(r, ScoredRows)]
+            else:
+                assert made is not None
+                count = sum(len(r) for r in group if isinstance(r, AnsweredRows))
+                batches.append(made.slice(start, count))
+                start += count
         batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
         done.append(Outgoing(topic, partition, write_batches(batch, bytes_max=SCORED_BYTES_MAX)))
     return done

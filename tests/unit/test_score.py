@@ -31,7 +31,7 @@ from schemas.settings import Settings
 from streams.telemetry import Reporter
 from streams.transport.commit import Outgoing
 from streams.transport.records import Run
-from streams.workers import scored_rows
+from streams.workers import score, scored_rows
 from streams.workers.score import POISON_ROWS_MAX, Scorer
 from streams.workers.scored_rows import SCORED_BYTES_MAX
 
@@ -349,6 +349,26 @@ def test_scored_rows_of_several_drains_become_one_message(tmp_path: Path) -> Non
     [message] = scored[0].values
     assert len(scored) == 1
     assert read_scored(message)["event_id"].to_pylist() == list("abcdef")
+
+
+def test_rows_keep_their_order_when_large_and_small_drains_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large drains are columns already, small ones are not; partitions come in any order."""
+    monkeypatch.setattr(score, "FEW_ROWS_MAX", 2)
+    scorer = make(tmp_path)
+    drains = [{2: "ab"}, {2: "cde", 5: "ABC"}, {5: "D"}, {2: "f"}, {2: "ghi"}, {2: "j", 5: "E"}]
+    items = [
+        item
+        for drain in drains
+        for item in scorer.compute(
+            [run(list(map(event, w)), partition=p) for p, w in drain.items()]
+        )
+    ]
+    found = {part.partition: part for part in scorer.finish(items) if part.topic == "shop.scored"}
+    for partition, expected in ((2, "abcdefghij"), (5, "ABCDE")):
+        [message] = found[partition].values
+        assert read_scored(message)["event_id"].to_pylist() == list(expected)
 
 
 def test_poison_in_one_run_leaves_the_others_their_answers(tmp_path: Path) -> None:
