@@ -187,6 +187,7 @@ async def test_a_consumer_that_has_failed_says_so(kafka, kafka_settings, unique,
 
         async def goes_on() -> None:  # or it could not be stopped in good order
             if what == "fetching":
+                fetcher._pending_tasks.clear()
                 fetcher._fetch_task = asyncio.create_task(fetcher._fetch_requests_routine())
             if what == "looking up":
                 client._sync_task = asyncio.create_task(client._md_synchronizer())
