@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
 from structlog.testing import CapturingLogger
 
 from streams.store.gateway import intake as intake_module
+from streams.store.gateway import server
 from streams.store.gateway.errors import EngineError
 from streams.store.gateway.guard import Connections, Guard, Malformed
 from streams.store.gateway.intake import Intake
@@ -267,3 +269,34 @@ def test_the_log_of_refusals_cannot_fill_a_disk(monkeypatch: pytest.MonkeyPatch)
     refusals.cut_off("x", address="127.0.0.1")
     assert lines.calls[-1].kwargs["lines_left_out"] == 800
     assert refusals.count == 1001
+
+
+async def test_a_session_that_cannot_be_closed_ends_no_sweep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sweeps also end connections that send no request; without them all could be taken."""
+    monkeypatch.setattr(server, "SWEEP_S", 0.0)
+    sweeps, closed = [], []
+
+    class Session:
+        def close(self) -> None:
+            closed.append(self)
+            raise EngineError(1000, "the engine is busy")
+
+    async def on(_lane: object, call: Callable[[], None]) -> None:
+        call()
+
+    gateway = SimpleNamespace(
+        connections=SimpleNamespace(sweep=lambda: sweeps.append(1)),
+        sessions=SimpleNamespace(expired=lambda: [Session(), Session()]),
+        _readers=None,
+        _on=on,
+    )
+    sweeping = server.Gateway._sweeping(gateway, web.Application())
+    await anext(sweeping)
+    async with asyncio.timeout(WAIT_S_MAX):
+        while len(sweeps) < 3:
+            await asyncio.sleep(0)
+    with contextlib.suppress(StopAsyncIteration):
+        await anext(sweeping)
+    assert len(closed) >= 4

@@ -365,7 +365,10 @@ class Gateway:
                 await asyncio.sleep(SWEEP_S)
                 self.connections.sweep()
                 for connection in self.sessions.expired():
-                    await self._on(self._readers, connection.close)
+                    try:
+                        await self._on(self._readers, connection.close)
+                    except Exception as cause:  # the next sweep matters more: it ends idlers
+                        log.warning("session not closed", cause=str(cause))
 
         task = asyncio.create_task(sweep())
         yield
