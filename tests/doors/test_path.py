@@ -153,8 +153,8 @@ def test_a_worker_whose_right_is_withdrawn_ends_and_one_with_it_goes_on(travelle
     """
     Goal: what the group's coordinator refuses for good ends the worker, with the reason.
 
-    aiokafka tells whoever asks for it, and until then its coordinator waits: such a worker said
-    that it ran, kept its partitions in its report and did nothing.
+    Most times aiokafka also wakes a fetch that waits, and Faust ends then. That it is found when no
+    fetch waits is shown in `tests/connected/test_transport.py`.
     """
     group = [r for r in rights(travelled.pipeline, "land") if r.resource == "GROUP"]
     with running(travelled, "land") as workers:
