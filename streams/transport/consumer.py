@@ -81,6 +81,7 @@ class Consumer(driver.Consumer):
         self._rows_in_flight = 0
         self._acknowledged = asyncio.Event()
         self._unsettled: set[TP] = set()
+        self._assignments = self._sought = 0
         self._revoking = False
         self._told_unstable = False
         super().__init__(*args, **kwargs)
@@ -99,7 +100,7 @@ class Consumer(driver.Consumer):
         if not self.flow_active:
             await self.wait(self.can_resume_flow.wait())
         self.not_waiting_next_records.set()
-        if self._unsettled:
+        if self._unsettled and self._sought == self._assignments:
             await self._settle()
         active = self._get_active_partitions()
         full = self.rows_wanted() == 0
@@ -124,7 +125,7 @@ class Consumer(driver.Consumer):
             return
         if not self.flow_active:
             try:
-                await self.perform_seek()
+                await self._go_back()
             except Exception as error:
                 self.log.warning("seek while the flow is stopped failed: %r", error)
             return
@@ -229,7 +230,15 @@ class Consumer(driver.Consumer):
     # -- positions and rebalances
 
     async def perform_seek(self) -> None:
-        """Go back to the committed offsets; owned partitions settle before their first record."""
+        """Go back to the committed offsets; owned partitions settle before their first record.
+
+        Faust calls it once after each assignment, maybe while the next one is under way.
+        """
+        seeking = self._assignments
+        await self._go_back()
+        self._sought = seeking
+
+    async def _go_back(self) -> None:
         if self._revoking:
             return  # getmany() seeks while the flow is stopped; work in hand must not be forgotten
         self._forget_all()
@@ -278,7 +287,13 @@ class Consumer(driver.Consumer):
             self._told_unstable = False
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Tell the owner its membership, then let Faust assign and seek."""
+        """Tell the owner its membership, then let Faust assign and seek.
+
+        Owned partitions settle after that seek, not before. Faust stops the flow when it takes
+        partitions away: a worker that had none would read on, and the seek would then make a
+        record that is in an open transaction come again.
+        """
+        self._assignments += 1
         if self.owner is not None:
             self.owner.assigned(await self._thread.call_thread(self._thread.membership))
         self._unsettled = {tp for tp in assigned if tp.topic in self.owned_topics}

@@ -1,6 +1,7 @@
 """The batch transport on real Kafka: nothing lost, nothing doubled, stock Faust still works."""
 
 import asyncio
+import contextlib
 
 import pytest
 import uvloop
@@ -130,6 +131,43 @@ async def test_a_leader_that_could_not_look_topics_up_assigns_again(kafka, kafka
         await until(lambda: worker.copied == 800, what="copied again")
     assert len(refused) > 2
     assert worker.failures == []
+
+
+async def test_a_spare_worker_that_takes_over_copies_once(kafka, kafka_settings, unique):
+    """
+    Goal: Faust seeks some time after an assignment; what was read before it is not read again.
+
+    Method: a worker without a partition is given one. Nothing was taken from it, so Faust has not
+    stopped its fetching, and here the seek comes while its first transaction would be open.
+    """
+    source, target, group = unique("in"), unique("out"), unique("group")
+    make_topics(kafka_settings, source, target, partitions=1)
+    options = {"group": group, "source": source, "target": target}
+    first = CopyWorker(kafka_settings, name=unique("w"), **options)
+    spare = CopyWorker(kafka_settings, name=unique("w"), **options)
+    seek, send = spare.app.transport.Consumer.perform_seek, spare.commit._send
+
+    async def seeks_late(consumer):
+        await asyncio.sleep(1.0)
+        await seek(consumer)
+
+    async def sends_late(*arguments):
+        await asyncio.sleep(2.0)
+        await send(*arguments)
+
+    spare.app.transport.Consumer.perform_seek, spare.commit._send = seeks_late, sends_late
+    async with contextlib.AsyncExitStack() as stack:
+        async with first:
+            await produce(kafka, source, numbers(40), partitions=1)
+            await until(lambda: first.copied == 40, what="the first copies")
+            await stack.enter_async_context(spare)
+            await until(lambda: spare.app.consumer_generation_id > 1, what="both are members")
+            assert not spare.app.consumer.assignment()
+        await produce(kafka, source, numbers(80)[40:], partitions=1)
+        await until(lambda: spare.copied >= 40, what="the spare copies")
+        await asyncio.sleep(1.0)
+    assert await read_all(kafka, target, partitions=1) == {0: numbers(80)}
+    assert first.failures == spare.failures == []
 
 
 def test_a_connection_closed_by_the_broker_is_its_own_error_on_uvloop(kafka):
