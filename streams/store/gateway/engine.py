@@ -30,6 +30,11 @@ from streams.store.gateway.users import NOBODY, User
 IDLE_CONNECTIONS_MAX = 64
 """Connections kept for the next request with the same settings; 50 cost 2.6 MB."""
 
+ALLOCATOR = "tcache_max:4096"
+"""Of the engine's jemalloc, which lets each thread keep freed memory of up to 32 KiB a piece. The
+engine makes a thread when more is asked at once than ever before, and keeps it, and what the thread
+keeps: half as much with 4 KiB. Whoever sets ``JE_MALLOC_CONF`` has the word."""
+
 log = structlog.get_logger()
 
 
@@ -282,6 +287,7 @@ def _settle_in(scratch: Path) -> None:
     """
     os.environ["TMPDIR"] = os.environ["HOME"] = str(scratch)
     os.environ["TZ"] = "UTC"
+    os.environ.setdefault("JE_MALLOC_CONF", ALLOCATOR)
     os.chdir(scratch)
 
 
