@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from aiokafka.errors import IllegalStateError
 from aiokafka.structs import OffsetAndMetadata
+from faust.transport import consumer as stock
 from faust.types import TP
 
 from tests.unit.test_transport_book import make_consumer
@@ -97,3 +98,41 @@ async def test_a_partition_that_is_taken_away_while_the_consumer_seeks_is_left_t
     await consumer._settle()
     await consumer._settle()
     assert (owner.told, consumer._unsettled) == ([(B, 5), (A, 5)], set())
+
+
+async def test_owned_partitions_settle_after_the_seek_of_their_own_assignment(monkeypatch):
+    """
+    Goal: nothing is read between an assignment and Faust's seek after it.
+
+    Method: the next assignment comes while Faust seeks for the one before; that seek frees nothing.
+    """
+    owner = Owner()
+    owner.assigned = owner.told.append
+    owner.ahead = set
+    consumer = make_consumer(owner=owner)
+    consumer.assignment = lambda: {A, B}
+    consumer.flow_active = True
+    thread = consumer._thread = Thread(None, "")
+
+    async def answers(value=None, *_arguments):
+        return value
+
+    async def membership():
+        return "member"
+
+    thread.membership, thread.look_for_topics = membership, answers
+    monkeypatch.setattr(consumer, "_getmany", lambda **_options: answers({}), raising=False)
+    monkeypatch.setattr(stock.Consumer, "on_partitions_assigned", answers)
+    meanwhile = [lambda: consumer.on_partitions_assigned({A, B}, 2), answers]
+
+    async def seeks(_consumer):
+        await meanwhile.pop(0)()
+
+    monkeypatch.setattr(stock.Consumer, "perform_seek", seeks)
+    await consumer.on_partitions_assigned({A, B}, 1)
+    await consumer.perform_seek()
+    await consumer._wait_next_records(0.0)
+    assert owner.told == ["member", "member"]
+    await consumer.perform_seek()
+    await consumer._wait_next_records(0.0)
+    assert owner.told[2:] == [(A, 5), (B, 5)]
