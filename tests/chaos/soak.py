@@ -41,6 +41,11 @@ CONFIDENCE = 0.98
 """Of the interval of a slope, both sides: 1 % of what is level would seem to grow."""
 GROWTH_SHARE_MAX = 0.01
 """Growth in an hour that is none: a hundredth of the mean."""
+STEP_MIB = 2.0
+"""Allocators take memory, and give it back, two megabytes at a time. A process that took one such piece
+within the judged time has a line of about one piece in that time, and the interval is sure of it: no
+sample before is as high as one after. A line of less than two says nothing; the longer the run, the less
+memory an hour that is."""
 PAGES = "MiB of files"
 GROWTH_MAX = {"files": 4.0, "threads": 6.0, PAGES: float("inf")}
 """The same for what is counted: two connections more are no leak, one with each version is. Pages of
@@ -74,7 +79,15 @@ class Series:
         """Whether its slope after the warm-up is distinguishable from zero, and not tiny."""
         slope, lowest, mean = self.line()
         least = GROWTH_MAX.get(self.unit, GROWTH_SHARE_MAX * max(mean, 1.0))
+        if self.unit == "MiB":
+            least = max(least, 2 * STEP_MIB / self.judged_h)
         return lowest > 0 and slope > least
+
+    @property
+    def judged_h(self) -> float:
+        """Hours after the warm-up."""
+        first = int(len(self.values) * WARM_SHARE)
+        return (self.at_s[-1] - self.at_s[first]) / 3600
 
     def line(self) -> tuple[float, float, float]:
         """Slope per hour, the lower end of its interval, and the mean, after the warm-up.

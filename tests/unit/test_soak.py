@@ -48,12 +48,24 @@ def test_a_step_that_stays_is_not_growth_and_steps_that_go_on_are():
     assert series(often).grows
 
 
+@pytest.mark.parametrize("mean", [80.0, 400.0])
+def test_one_piece_of_an_allocator_is_not_growth_and_longer_runs_see_less(mean):
+    """A hundredth of a small process is less than the piece in which memory comes."""
+    for at in range(300, 720, 30):
+        piece = np.full(720, mean)
+        piece[at:] += 2.0
+        assert not series(piece, hours=1.25).grows, at
+    leak = np.linspace(0.0, 6.0, 720)  # 5 MiB an hour, and in ten hours as much an hour
+    assert not series(mean + leak, hours=1.25).grows
+    assert series(mean + 8 * leak, hours=10.0).grows
+
+
 @pytest.mark.parametrize(("unit", "leak"), [("files", 7.0), ("threads", 14.0)])
 def test_one_or_two_more_are_not_growth_but_one_more_with_every_version_is(unit, leak):
     """By its share of so few, two steps of one would be growth."""
     steps, leaky = np.full(720, 40.0), 40.0 + np.floor(np.linspace(0.0, leak, 720))
     steps[430:] += 1
     steps[570:] += 1
-    assert series(steps, hours=1.25).grows
+    assert series(steps, "anything", hours=1.25).grows
     assert not series(steps, unit, hours=1.25).grows
     assert series(leaky, unit, hours=1.25).grows
