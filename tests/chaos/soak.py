@@ -86,8 +86,11 @@ class Series:
     @property
     def judged_h(self) -> float:
         """Hours after the warm-up."""
-        first = int(len(self.values) * WARM_SHARE)
-        return (self.at_s[-1] - self.at_s[first]) / 3600
+        return (self.at_s[-1] - self.at_s[self._first]) / 3600
+
+    @property
+    def _first(self) -> int:
+        return int(len(self.values) * WARM_SHARE)
 
     def line(self) -> tuple[float, float, float]:
         """Slope per hour, the lower end of its interval, and the mean, after the warm-up.
@@ -97,7 +100,7 @@ class Series:
         an end for a slope, and what is level before and after it for certainty. Neighbouring
         samples depend on each other, so it is asked of the means of blocks.
         """
-        first = int(len(self.values) * WARM_SHARE)
+        first = self._first
         at_h, values = np.array(self.at_s[first:]) / 3600, np.array(self.values[first:])
         if len(values) < 2 * BLOCKS:
             return 0.0, -float("inf"), float(values.mean()) if len(values) else 0.0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas.settings import Settings
 from streams.local.store import EmbeddedStore
 from streams.store.gateway.access import Role
 from streams.store.gateway.passwords import Hash
@@ -81,3 +82,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
             reply = found.ask("ada", sql)
             assert reply.status == 200, reply.text
         yield found
+
+
+@pytest.fixture
+def kafka_settings(kafka, tmp_path) -> Settings:
+    """Of a group that notices quickly when a worker is gone."""
+    return Settings(kafka=kafka, home=tmp_path, session_timeout_ms=3000)

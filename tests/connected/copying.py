@@ -27,6 +27,10 @@ def make_topics(settings: Settings, *names: str, partitions: int = PARTITIONS) -
     )
 
 
+def numbers(count: int) -> list[bytes]:
+    return [b"%d" % i for i in range(count)]
+
+
 async def produce(
     kafka: str, topic: str, values, *, partitions: int = PARTITIONS, **options
 ) -> None:

@@ -21,16 +21,15 @@ from streams.transport.app import build_app
 from streams.transport.commit import GroupCommit, Outgoing
 from streams.transport.driver import batch_topic
 from streams.transport.wire import Membership
-from tests.connected.copying import CopyWorker, make_topics, produce, read_all, running, until
-
-
-@pytest.fixture
-def kafka_settings(kafka, tmp_path) -> Settings:
-    return Settings(kafka=kafka, home=tmp_path, session_timeout_ms=3000)
-
-
-def numbers(count: int) -> list[bytes]:
-    return [b"%d" % i for i in range(count)]
+from tests.connected.copying import (
+    CopyWorker,
+    make_topics,
+    numbers,
+    produce,
+    read_all,
+    running,
+    until,
+)
 
 
 async def test_copies_once_in_order_with_nulls_and_large_values(kafka, kafka_settings, unique):

@@ -3,20 +3,17 @@
 import asyncio
 import contextlib
 
-import pytest
 from kafka import KafkaAdminClient
 
-from schemas.settings import Settings
-from tests.connected.copying import CopyWorker, make_topics, produce, read_all, running, until
-
-
-@pytest.fixture
-def kafka_settings(kafka, tmp_path) -> Settings:
-    return Settings(kafka=kafka, home=tmp_path, session_timeout_ms=3000)
-
-
-def numbers(count: int) -> list[bytes]:
-    return [b"%d" % i for i in range(count)]
+from tests.connected.copying import (
+    CopyWorker,
+    make_topics,
+    numbers,
+    produce,
+    read_all,
+    running,
+    until,
+)
 
 
 async def test_workers_that_join_and_leave_lose_and_double_nothing(kafka, kafka_settings, unique):

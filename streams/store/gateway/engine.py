@@ -33,7 +33,7 @@ IDLE_CONNECTIONS_MAX = 64
 ALLOCATOR = "tcache_max:4096"
 """Of the engine's jemalloc, which lets each thread keep freed memory of up to 32 KiB a piece. The
 engine makes a thread when more is asked at once than ever before, and keeps it, and what the thread
-keeps: half as much with 4 KiB. Whoever sets ``JE_MALLOC_CONF`` has the word."""
+keeps: a third as much with 4 KiB. Whoever sets ``JE_MALLOC_CONF`` has the word."""
 
 log = structlog.get_logger()
 
