@@ -7,7 +7,7 @@ Stock Faust turns every Kafka record into an event of its own, at 80 to 400 us C
 are. Ordinary topics keep working in the same app.
 
 * `records.py`    what an agent receives: `Drain` and its `Run` per partition
-* `fetch.py`      takes columns out of aiokafka's fetch results, in the consumer's thread
+* `fetch.py`      takes columns out of aiokafka's fetch results, and asks the group
 * `consumer.py`   hands drains to agents, keeps the book of what is in flight, survives rebalances
 * `driver.py`     plugs both into an app: `batch_topic`, `install`
 * `wire.py`       two Kafka requests that aiokafka lacks (fenced transactional commit, stable fetch)

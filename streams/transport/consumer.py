@@ -87,13 +87,12 @@ class Consumer(driver.Consumer):
         super().__init__(*args, **kwargs)
 
     def _new_consumer_thread(self) -> ConsumerThread:
-        same_kind = type(self.loop)()  # what the worker chose for its own loop
-        return ConsumerThread(self, loop=self.loop, thread_loop=same_kind, beacon=self.beacon)
+        return ConsumerThread(self, loop=self.loop, thread_loop=self.loop, beacon=self.beacon)
 
     # -- fetching
 
     def rows_wanted(self) -> int:
-        """How many more rows may be in flight; read from the consumer's thread."""
+        """How many more rows may be in flight."""
         return max(0, self.in_flight_rows_max - self._rows_in_flight)
 
     async def _wait_next_records(self, timeout: float) -> tuple[Any, set[TP]]:

@@ -1,4 +1,10 @@
-"""Faust's consumer thread, with columns for batch topics and the group requests we need."""
+"""Faust's consumer "thread", with columns for batch topics and the group requests we need.
+
+It is none: it runs on the worker's own event loop. With few events a thread costs more than the
+fetch itself: each drain wakes it and is handed back, and the two wait for each other's interpreter.
+With many, the interpreter lets only one of them work anyway. So heartbeats stop while the event
+loop stands still: what takes longer than a moment belongs into another thread.
+"""
 
 import asyncio
 import math
@@ -14,7 +20,7 @@ from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
-from mode.utils.futures import maybe_async, maybe_set_exception, maybe_set_result
+from mode.utils.futures import maybe_async
 
 from schemas.errors import FencedError, TransientError
 from streams.transport import private_names as _checked  # noqa: F401  # fails on a bad upgrade
@@ -80,64 +86,45 @@ class FetchOptions:
     read_committed: bool = False
 
 
-class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Faust's consumer thread, with columns for batch topics and the group requests we need."""
+class OnLoop:
+    """Where mode wants a thread that runs a service: a task of the loop that starts it."""
 
+    def __init__(self, service: Any) -> None:
+        self._service = service
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = self._service.parent_loop.create_task(self._service._serve())
+        self._task.add_done_callback(self._ended)
+
+    def stop(self) -> None:
+        """Nothing to wait for: the service is told to stop, and says when it did."""
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # mode has told the app
+        self._service.set_shutdown()  # or who stops it would wait, should stopping have failed
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """What Faust asks of its consumer thread, on the event loop of the worker."""
+
+    Worker = OnLoop  # type: ignore[assignment]  # all that mode asks of it
     consumer: Any
-    """The `streams.transport.consumer.Consumer` that owns this thread."""
+    """The `streams.transport.consumer.Consumer` that owns it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._pace = Pace()
-        self._calls: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None
         super().__init__(*args, **kwargs)
 
-    def _start_thread(self) -> None:
-        try:
-            super()._start_thread()
-        finally:
-            self.thread_loop.close()  # mode closes only loops that it made itself
+    async def _gather_remaining_tasks(self) -> None:
+        """Leave the loop's tasks alone: most are not ours."""
 
     async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **kw: Any) -> Any:
-        """Run ``fun`` in this thread and hand back its result: one wake-up each way.
-
-        Stock mode puts the call into a queue with two workers, each of which wraps its waits in
-        tasks: as much work as the fetch itself when it finds one record.
-        """
-        promise = self.parent_loop.create_future()
-        self.thread_loop.call_soon_threadsafe(self._begin, promise, fun, args, kw)
-        return await promise
-
-    def _begin(
-        self,
-        promise: asyncio.Future[Any],
-        fun: Callable[..., Awaitable[Any]],
-        args: tuple[Any, ...],
-        kw: dict[str, Any],
-    ) -> None:
-        if promise.cancelled():
-            return
-        task = self.thread_loop.create_task(self._answer(promise, fun, args, kw))
-        self._calls.add(task)  # the loop alone would not keep it alive
-        task.add_done_callback(self._calls.discard)
-
-    async def _answer(
-        self,
-        promise: asyncio.Future[Any],
-        fun: Callable[..., Awaitable[Any]],
-        args: tuple[Any, ...],
-        kw: dict[str, Any],
-    ) -> None:
-        tell = self.parent_loop.call_soon_threadsafe
-        try:
-            result = await maybe_async(fun(*args, **kw))
-        except asyncio.CancelledError:
-            tell(promise.cancel)
-            raise
-        except BaseException as error:
-            tell(maybe_set_exception, promise, error)
-        else:
-            tell(maybe_set_result, promise, result)
+        """Call ``fun``. Stock mode puts it into a queue of the thread, with two workers."""
+        return await maybe_async(fun(*args, **kw))
 
     async def look_for_topics(self) -> None:
         """Look up the topics that are subscribed to until the partitions of each are known.
@@ -147,7 +134,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         it finds then makes the group assign again.
         """
         if self._looking is None or self._looking.done():
-            self._looking = self.thread_loop.create_task(self._look_for_topics())
+            self._looking = asyncio.create_task(self._look_for_topics())
 
     async def _look_for_topics(self) -> None:
         consumer = self._ensure_consumer()
@@ -185,7 +172,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if consumer._closed or fetcher._closed:
             raise ConsumerStoppedError
         with fetcher._subscriptions.fetch_context():
-            return await self._drain(fetcher, active_partitions, timeout or 0.0, max_records)
+            try:
+                return await self._drain(fetcher, active_partitions, timeout or 0.0, max_records)
+            except Exception as error:  # Faust ends the consumer with it
+                self._failure = error
+                raise
 
     async def _drain(
         self, fetcher: Any, active: set[TP], timeout_s: float, rows_max: int | None
@@ -261,12 +252,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return taken
 
     def failure(self) -> BaseException | None:
-        """What ended one of aiokafka's background tasks, or what its coordinator waits with.
+        """What ended fetching or one of aiokafka's background tasks, or its coordinator waits with.
 
         aiokafka raises it from its own ``getmany``, which nobody calls here. Until somebody has
         asked, its coordinator neither joins the group again nor says anything. Safe to call from
         any thread.
         """
+        if self._failure is not None:
+            return self._failure
         consumer = self._consumer
         if consumer is None or consumer._closed or consumer._coordinator is None:
             return None  # it has not started yet, or is stopped

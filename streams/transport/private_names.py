@@ -1,8 +1,9 @@
 """Fails at import, by name, when an upgrade of Faust or aiokafka removed what we rely on.
 
-Faust and aiokafka are pinned exactly. This check is for the day somebody raises a pin: without it
-the worker would fail in the middle of a fetch, or worse, count offsets wrong in silence. Releases
-that were looked at are not looked at again, it takes a third of a second.
+Both, and mode, which Faust is made of, are pinned exactly. This check is for the day somebody
+raises a pin: without it the worker would fail in the middle of a fetch, or worse, count offsets
+wrong in silence. Releases that were looked at are not looked at again, it takes a third of a
+second.
 """
 
 import inspect
@@ -17,8 +18,9 @@ from aiokafka.producer import message_accumulator, sender
 from faust.tables import TableManager
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as faust_driver
+from mode.threads import ServiceThread
 
-LOOKED_AT = {"faust-streaming": "0.15.3", "aiokafka": "0.14.0"}
+LOOKED_AT = {"faust-streaming": "0.15.3", "aiokafka": "0.14.0", "mode-streaming": "0.7.1"}
 """Releases that have all of these names: a test of this repository asks."""
 
 _ATTRIBUTES: list[tuple[Any, tuple[str, ...]]] = [
@@ -53,7 +55,14 @@ _ATTRIBUTES: list[tuple[Any, tuple[str, ...]]] = [
     (TableManager, ("_update_channels", "recovery", "on_start")),
     (
         faust_driver.AIOKafkaConsumerThread,
-        ("_create_worker_consumer", "_fetch_records", "_ensure_consumer"),
+        (
+            "_create_worker_consumer",
+            "_fetch_records",
+            "_ensure_consumer",
+            "_serve",
+            "_gather_remaining_tasks",
+            "set_shutdown",
+        ),
     ),
 ]
 _SOURCES: list[tuple[Any, tuple[str, ...]]] = [
@@ -75,6 +84,7 @@ _SOURCES: list[tuple[Any, tuple[str, ...]]] = [
     (message_accumulator.BatchBuilder, ("self._builder.append(", "self._relative_offset += 1")),
     (faust_consumer.Consumer, ("self._active_partitions", "self._acked", "self._read_offset")),
     (faust_consumer.Consumer, ("self._unacked_messages", "self._acked_index")),
+    (ServiceThread, ("self.Worker(self)", "self._thread.start()", "self._thread.stop()")),
 ]
 
 

@@ -1,8 +1,8 @@
 """A stage that reads, computes and writes exactly once: the loop around `commit.GroupCommit`.
 
 Drains come from the agent, are computed one after the other (small ones on the event loop, larger
-ones in one thread), and wait in a short queue. The committer puts everything that is ready into one
-transaction; while it commits, the next drains are computed.
+or slow ones in one thread), and wait in a short queue. The committer puts everything that is ready
+into one transaction; while it commits, the next drains are computed.
 """
 
 import asyncio
@@ -34,10 +34,12 @@ REVOKE_S_MAX = 8.0
 """How long a revocation waits for the open transaction before the process gives up."""
 SWITCH_INTERVAL_FEW_S = 0.0005
 SWITCH_INTERVAL_MANY_S = 0.005
-"""How long a thread may hold the interpreter when another wants it. With few events the fetch
-thread and the event loop would wait for each other: p50 170 ms with 5 ms, 60 with 0.5, at 2,000
-events/s. With many, each hand-over only costs: 6.9 to 8.0 us CPU per event with 5 ms, 8.5 to 8.8
-with 0.5."""
+"""How long a thread may hold the interpreter when another wants it. With few events the event loop
+should not wait for a model that is being loaded or a shadow that computes. With many, each
+hand-over only costs: 6.9 to 8.0 us CPU per event with 5 ms, 8.5 to 8.8 with 0.5."""
+INLINE_S_MAX = 0.05
+"""When a drain took longer, the next is not computed on the event loop, however few its events:
+meanwhile nobody tells the group that this worker is alive."""
 EXIT_CRASH = 70
 """EX_SOFTWARE of sysexits.h: the worker ended itself; whoever watches it starts it again."""
 
@@ -77,7 +79,8 @@ class TransactionalStage:
         gather_ms: How long a transaction may wait for more drains once one is ready. Nobody waits
             for it when answers leave at once, and few large ones cost less than many.
         transaction_rows_max: Rows after which a transaction is closed although more are ready.
-        inline_rows_max: Drains up to this size are computed on the event loop.
+        inline_rows_max: Drains up to this size are computed on the event loop, while the model is
+            fast enough for that (`INLINE_S_MAX`).
         on_failure: Called with what failed; must not return. `crash` unless a test says otherwise.
         tracer: Traces a share of the drains.
     """
@@ -100,6 +103,8 @@ class TransactionalStage:
     _committing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _thread: ThreadPoolExecutor = field(init=False)
     _consumer: Any = field(default=None, init=False)
+    _computed_s: float = field(default=0.0, init=False)
+    """How long the last drain took."""
 
     def __post_init__(self) -> None:
         """Make the queue and the one compute thread."""
@@ -147,13 +152,14 @@ class TransactionalStage:
         began_s = time.perf_counter()
         trace = self.tracer.current = self._begun(drain)
         try:
-            if len(drain) <= self.inline_rows_max:
+            if len(drain) <= self.inline_rows_max and self._computed_s <= INLINE_S_MAX:
                 sys.setswitchinterval(SWITCH_INTERVAL_FEW_S)
                 items = list(self.compute(runs))
             else:
                 sys.setswitchinterval(SWITCH_INTERVAL_MANY_S)
                 loop = asyncio.get_running_loop()
                 items = list(await loop.run_in_executor(self._thread, self.compute, runs))
+            self._computed_s = time.perf_counter() - began_s
             sent = await self._send_at_once(items)
         except Exception as error:
             self.on_failure("compute", error)

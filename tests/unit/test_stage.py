@@ -1,6 +1,7 @@
 """The exactly-once stage with a commit that tests hold in their hand: order, generations, failures."""
 
 import asyncio
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -298,6 +299,20 @@ async def test_drains_gather_for_one_transaction_but_not_beyond_its_rows(tmp_pat
     await reach(lambda: len(bench.acknowledged) == 3)
     assert bench.broker.done == [([b"0", b"1", b"0"], {A: 2, B: 1}, FIRST)]
     committer.cancel()
+
+
+async def test_a_slow_model_leaves_the_event_loop_to_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few events are computed where fetches and heartbeats run only while that is short."""
+    bench = Bench(tmp_path)
+    bench.assign(FIRST)
+    threads = []
+    bench.stage.compute = lambda _runs: threads.append(threading.current_thread()) or []
+    for number, s_max in enumerate([10.0, 0.0, 10.0]):
+        monkeypatch.setattr(stage_module, "INLINE_S_MAX", s_max)
+        await bench.take(number, 1, (A, number, 1))
+    assert [thread is threading.main_thread() for thread in threads] == [True, False, True]
 
 
 async def test_gathering_ends_after_its_time(tmp_path: Path) -> None:
