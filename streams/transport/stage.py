@@ -180,8 +180,12 @@ class TransactionalStage:
         """Send what does not wait for the transaction, and take it out of ``items``."""
         if self.at_once is None:
             return []
-        now = [i for i in items if isinstance(i, Outgoing) and i.topic in self.at_once_topics]
-        items[:] = [i for i in items if not any(i is other for other in now)]
+        now: list[Outgoing] = []
+        rest: list[Any] = []
+        for item in items:
+            at_once = isinstance(item, Outgoing) and item.topic in self.at_once_topics
+            (now if at_once else rest).append(item)
+        items[:] = rest
         return await self.at_once.send(now, timestamp_ms=int(self.clock() * 1000))
 
     def _continues(self, run: Run) -> bool:
