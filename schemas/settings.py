@@ -112,21 +112,22 @@ class Settings(AlertSettings):
     partition_rows_max: int = 16_384
     """Rows of one partition in one drain: keeps a hot partition from starving the others."""
 
-    fetch_wait_ms_max: int = 4
+    fetch_wait_ms_max: int = 10
     """How long the broker may gather a fetch before it answers with what it has. Rare events (fewer
     than 300 a second) are not gathered at all."""
 
+    at_once_fetch_wait_ms_max: int = 3
+    """The same for scorers of an at-least-once pipeline: no answer waits for a transaction."""
+
     at_once_commit_ms_max: int = 100
-    """How long the transactions of an at-least-once pipeline gather: the age of what a crash
-    repeats, and of what the lander waits for."""
+    """How long transactions of such a pipeline gather: what a crash repeats, and a lander waits."""
 
     inline_rows_max: int = 256
     """Batches up to this size are scored on the event loop: a thread hop costs more."""
 
     inference: str = "eager"
-    """How models are run: ``eager`` torch, ``onnx`` (optional group tidemill[onnx]), ``graphs``, or
-    ``fastest``: measured for each version at its warm-up. An ONNX graph is made when a version is
-    loaded and takes 2 to 20 s of CPU."""
+    """How models are run: ``eager`` torch, ``onnx`` (group tidemill[onnx]), ``graphs``, or
+    ``fastest``, measured at warm-up. An ONNX graph takes 2 to 20 s of CPU when a version loads."""
 
     session_timeout_ms: int = 6_000
     """Silence after which the group gives a worker's partitions to the others."""
@@ -147,8 +148,7 @@ class Settings(AlertSettings):
     """Age of the oldest waiting row before a smaller range is landed."""
 
     land_few_age_ms_max: int = 200
-    """The same for predictions and dead letters while they are few: somebody may wait for them, and
-    five small inserts a second cost little."""
+    """The same for predictions and dead letters while they are few: somebody may wait for them."""
 
     land_buffer_rows_max: int = 400_000
     """Rows waiting in a lander, over all its partitions, before it stops fetching. Ranges that a

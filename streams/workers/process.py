@@ -190,7 +190,8 @@ async def _build_score(pipeline: Pipeline, settings: Settings, reporter: Reporte
         gather_ms=0 if at_once is None else settings.at_once_commit_ms_max,
         tracer=tracer,
     )
-    app = build_app(settings, group=group, owner=stage)
+    wait_ms_max = settings.at_once_fetch_wait_ms_max if at_once else settings.fetch_wait_ms_max
+    app = build_app(settings, group=group, owner=stage, wait_ms_max=wait_ms_max)
     # Of labels only the broken ones count here.
     attach_stage(app, f"{pipeline.name}-score", (topics.events.name, topics.labels.name), stage)
 

@@ -114,7 +114,7 @@ def test_names_of_the_settings() -> None:
         "clickhouse_port", "dashboard_port", "replication", "topic_retention_days", "dead_letter_retention_days",
         "row_retention_days", "event_bytes_max", "event_time_ahead_ms_max",
         "batch_rows_max", "in_flight_rows_max", "partition_rows_max", "fetch_wait_ms_max",
-        "at_once_commit_ms_max", "inline_rows_max", "inference", "session_timeout_ms", "transaction_timeout_ms",
+        "at_once_fetch_wait_ms_max", "at_once_commit_ms_max", "inline_rows_max", "inference", "session_timeout_ms", "transaction_timeout_ms",
         "land_fetch_wait_ms_max", "land_rows_min", "land_rows_max", "land_age_ms_max", "land_few_age_ms_max",
         "land_buffer_rows_max", "land_threads", "ledger", "ledger_rows_max", "ledger_bytes_max",
         "ledger_waiting_rows_max", "log_format", "metrics_host", "metrics_port", "metrics_token",
