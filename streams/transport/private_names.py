@@ -15,6 +15,8 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer import fetcher, group_coordinator, subscription_state
 from aiokafka.producer import message_accumulator, sender
+from aiokafka.protocol.api import RequestStruct
+from aiokafka.protocol.struct import Struct
 from faust.tables import TableManager
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as faust_driver
@@ -50,8 +52,11 @@ _ATTRIBUTES: list[tuple[Any, tuple[str, ...]]] = [
             "on_partitions_assigned",
             "on_partitions_revoked",
             "verify_event_path",
+            "wait_first",
         ),
     ),
+    (RequestStruct, ("build_request_header", "parse_response_header")),
+    (Struct, ("encode", "decode")),
     (TableManager, ("_update_channels", "recovery", "on_start")),
     (
         faust_driver.AIOKafkaConsumerThread,
@@ -84,6 +89,8 @@ _SOURCES: list[tuple[Any, tuple[str, ...]]] = [
     (message_accumulator.BatchBuilder, ("self._builder.append(", "self._relative_offset += 1")),
     (faust_consumer.Consumer, ("self._active_partitions", "self._acked", "self._read_offset")),
     (faust_consumer.Consumer, ("self._unacked_messages", "self._acked_index")),
+    (faust_consumer.Consumer, ("callback(message), self.suspend_flow.wait()",)),
+    (AIOKafkaConnection, ("request.parse_response_header(resp)", "resp_type.decode(resp)")),
     (ServiceThread, ("self.Worker(self)", "self._thread.start()", "self._thread.stop()")),
 ]
 

@@ -30,7 +30,7 @@ from schemas.topics import models_topic
 from streams.metrics.endpoint import Endpoint
 from streams.telemetry import Reporter, configure_logging
 from streams.tracing import Tracer, open_tracer
-from streams.transport import connection, preflight
+from streams.transport import codec, connection, preflight
 from streams.transport.app import build_app
 from streams.transport.driver import attach_stage
 from streams.transport.stage import crash
@@ -62,6 +62,7 @@ def run_worker(role: Role, reference: str, settings: Settings, *, name: str) -> 
     pipeline = load_pipeline(reference)
     reporter = Reporter(settings.run_folder, name, role, pipeline.name)
     connection.install()
+    codec.install()
     try:
         with (
             Endpoint(reporter, settings),

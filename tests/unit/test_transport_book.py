@@ -179,3 +179,29 @@ async def test_large_records_count_for_what_they_weigh():
     large.acknowledge(consumer)
     small.acknowledge(consumer)
     assert consumer.rows_wanted() == 10_000
+
+
+async def test_a_message_is_handed_over_at_once_and_not_while_the_flow_is_suspended():
+    """What the hand-over raises comes out; what waits for a suspended flow lets go of it."""
+    consumer = make_consumer()
+    consumer.app.flow_control.resume()
+
+    async def handing(error: Exception | None = None) -> str:
+        if error is not None:
+            raise error
+        return "taken"
+
+    tasks = len(asyncio.all_tasks())
+    given = handing()
+    done = await consumer.wait_first(given, consumer.suspend_flow.wait())
+    assert (done.done, done.results, done.stopped) == ([given], ["taken"], False)
+    assert len(asyncio.all_tasks()) == tasks
+    with pytest.raises(RuntimeError, match="agent"):
+        await consumer.wait_first(handing(RuntimeError("agent")), consumer.suspend_flow.wait())
+
+    consumer.stop_flow()
+    never = asyncio.Event()
+    done = await asyncio.wait_for(
+        consumer.wait_first(never.wait(), consumer.suspend_flow.wait()), 5
+    )
+    assert done.results == [True]
