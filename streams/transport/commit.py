@@ -36,8 +36,6 @@ RETRY_BACKOFF_MS = 1
 client sleeps this long before it asks again. 100 ms (the default) made p99 135 ms, 1 ms makes it
 11."""
 
-AT_ONCE_RETRY_BACKOFF_MS = 20
-
 sender.BACKOFF_OVERRIDE = RETRY_BACKOFF_MS / 1000
 
 
@@ -53,40 +51,6 @@ class Outgoing:
     values: Sequence[bytes | None]
     keys: Sequence[bytes | None] | None = None
     headers: Sequence[Sequence[tuple[str, bytes]]] | None = None
-
-
-class AtOnce:
-    """A worker's second producer, for what leaves before its transaction: at least once.
-
-    Idempotent, so that a retry inside of it doubles and reorders nothing; a crash before the source
-    offsets are committed makes the next owner send the same again.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._producer = AIOKafkaProducer(
-            **settings.kafka_client_options(),
-            enable_idempotence=True,
-            max_batch_size=BATCH_BYTES_MAX,
-            max_request_size=REQUEST_BYTES_MAX,
-            retry_backoff_ms=AT_ONCE_RETRY_BACKOFF_MS,
-        )
-        self.sent_bytes = 0
-        """Of produce batches, before compression, since it was made."""
-
-    async def start(self) -> None:
-        """Connect."""
-        await self._producer.start()
-
-    async def stop(self) -> None:
-        """Send what waits, and disconnect."""
-        await self._producer.stop()
-
-    async def send(self, outgoing: Iterable[Outgoing], *, timestamp_ms: int) -> list[Any]:
-        """Hand over messages; each future ends when the broker has them, or with its error."""
-        sent: list[Any] = []
-        for part in outgoing:
-            self.sent_bytes += await send_batches(self._producer, part, timestamp_ms, sent)
-        return sent
 
 
 class GroupCommit:

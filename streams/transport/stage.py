@@ -21,7 +21,8 @@ from faust.types import TP
 
 from streams.telemetry import Reporter
 from streams.tracing import UNTRACED, Step, Tracer, transaction
-from streams.transport.commit import AtOnce, GroupCommit, Outgoing
+from streams.transport.at_once import AtOnce
+from streams.transport.commit import GroupCommit, Outgoing
 from streams.transport.records import Drain, Run
 from streams.transport.wire import Membership
 

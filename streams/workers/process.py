@@ -150,7 +150,8 @@ Built = tuple[faust.App, list[Coroutine[Any, Any, None]], Callable[[], Awaitable
 async def _build_score(pipeline: Pipeline, settings: Settings, reporter: Reporter) -> Built:
     import torch
 
-    from streams.transport.commit import AtOnce, GroupCommit
+    from streams.transport.at_once import AtOnce
+    from streams.transport.commit import GroupCommit
     from streams.transport.stage import TransactionalStage
     from streams.workers.learners import follow_learners
     from streams.workers.score import Scorer
